@@ -1,0 +1,118 @@
+# Assay: build, test and install. `make` or `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The version comes from VERSION; git refuses to look at a clone of another user's.
+export GOFLAGS ?= -buildvcs=false
+
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+UNITDIR    ?= /etc/systemd/system
+CONFDIR    ?= /etc/assay
+FUZZTIME   ?= 10s
+BENCHCOUNT ?= 6
+BENCHFLAGS ?=
+
+BINARIES := assayd assay assay-hook
+MODULES  := . e2e tools
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TOOL     := go tool -modfile=$(CURDIR)/tools/go.mod
+WORK     := $(CURDIR)/.work
+TESTGATE := $(WORK)/testgate
+
+.PHONY: help
+help: ## say what can be made (this text)
+	@echo "Assay: an on-access malware gate for containers."
+	@echo
+	@echo "  start here:   make demo         as root, on a fresh Debian or Ubuntu with Go and make"
+	@echo "  before a PR:  make fmt lint test"
+	@echo
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  variables:    PREFIX=$(PREFIX) DESTDIR= UNITDIR=$(UNITDIR) CONFDIR=$(CONFDIR)   for install"
+	@echo "                FUZZTIME=$(FUZZTIME) BENCHCOUNT=$(BENCHCOUNT)   for fuzz and microbench"
+	@echo "                BENCHFLAGS='-rounds 3 -starts 10'   for bench"
+	@echo "  environment:  ASSAY_NO_INSTALL=1           refuse with a list instead of installing packages"
+	@echo "                ASSAY_ALLOW_SKIP='TestX,...' let these tests skip; any other skip fails the run"
+
+.PHONY: build
+build: ## build the static binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ $(BINARIES:%=./cmd/%)
+
+.PHONY: demo
+demo: ## show the gate at work with podman; leaves nothing behind (root)
+	@scripts/setup.sh demo
+	@$(MAKE) --no-print-directory build
+	@demo/run.sh
+
+.PHONY: test
+test: setup-test test-unit test-kernel test-e2e ## set up this machine, then run every test (root)
+
+.PHONY: setup-test
+setup-test:
+	@scripts/setup.sh test
+
+.PHONY: test-unit
+test-unit: $(TESTGATE) ## run unit tests and fuzz seeds with the race detector
+	$(TESTGATE) -race -timeout 15m -skip '^TestKernel' ./...
+	cd tools && go test ./testgate
+
+.PHONY: test-kernel
+test-kernel: $(TESTGATE) ## run the tests that put real fanotify marks (root)
+	@[[ $$(id -u) == 0 ]] || { echo "test-kernel: run as root: fanotify permission events need CAP_SYS_ADMIN" >&2; exit 1; }
+	$(TESTGATE) -race -timeout 15m -count=1 -p 1 -run '^TestKernel' ./...
+
+.PHONY: test-e2e
+test-e2e: build $(TESTGATE) ## run podman, runc, crun and clamd against the built agent (root)
+	@[[ $$(id -u) == 0 ]] || { echo "test-e2e: run as root: the agent and the runtimes need it" >&2; exit 1; }
+	cd e2e && $(TESTGATE) -timeout 25m -count=1 -p 1 ./...
+
+.PHONY: fuzz
+fuzz: ## fuzz every parser for FUZZTIME each
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: ## measure what the gate adds to opens and to container starts, against its floor (root)
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory build
+	@mkdir -p $(WORK)
+	go build -o $(WORK)/bench ./bench
+	$(WORK)/bench $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## run the packages' Go benchmarks; summary by benchstat
+	@mkdir -p $(WORK)
+	go test -run '^$$' -bench . -benchmem -count $(BENCHCOUNT) -p 1 -timeout 60m ./... | tee $(WORK)/microbench.txt
+	$(TOOL) benchstat $(WORK)/microbench.txt
+
+.PHONY: lint
+lint: ## run every linter, on every module and script
+	@scripts/setup.sh lint
+	scripts/lint.sh $(MODULES)
+
+.PHONY: fmt
+fmt: ## format every module (gofumpt)
+	@for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint fmt --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: install
+install: ## install binaries, systemd unit and a first configuration under DESTDIR and PREFIX
+	@for b in $(BINARIES); do [[ -x bin/$$b ]] || { echo "install: bin/$$b is missing: run 'make build' first" >&2; exit 1; }; done
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITDIR) $(DESTDIR)$(CONFDIR)
+	install -m 0755 $(BINARIES:%=bin/%) $(DESTDIR)$(PREFIX)/bin/
+	sed -e 's|@BINDIR@|$(PREFIX)/bin|g' -e 's|@CONFDIR@|$(CONFDIR)|g' deploy/assayd.service > $(DESTDIR)$(UNITDIR)/assayd.service
+	[[ -e $(DESTDIR)$(CONFDIR)/assay.yaml ]] || install -m 0600 deploy/assay.yaml $(DESTDIR)$(CONFDIR)/assay.yaml
+
+.PHONY: uninstall
+uninstall: ## remove what install put there; the configuration stays
+	rm -f $(BINARIES:%=$(DESTDIR)$(PREFIX)/bin/%) $(DESTDIR)$(UNITDIR)/assayd.service
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf bin $(WORK)
+
+$(TESTGATE): $(wildcard tools/testgate/*.go)
+	@mkdir -p $(WORK)
+	go build -C tools -o $@ ./testgate
