@@ -1,0 +1,123 @@
+// Package api is the agent's socket: HTTP/1.1 with JSON on a unix socket that
+// only root may use, checked by SO_PEERCRED. It owns paths, encodings, peer
+// checks and descriptor passing; it must not own what the calls do, which is
+// behind [Backend]. The hook speaks the same protocol with its own few lines
+// (package hook), to stay small.
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/assay-project/assay/internal/announce"
+	"github.com/assay-project/assay/internal/audit"
+)
+
+// DefaultSocket is where the agent listens unless configured otherwise.
+const DefaultSocket = "/run/assay/agent.sock"
+
+// The paths of version 1; announcements go to announce.Path.
+const (
+	PathStatus = "/v1/status" // GET -> Status
+	PathEvents = "/v1/events" // GET ?follow=1&since=SEQ -> audit.Record, one a line
+	PathCheck  = "/v1/check"  // POST ?tenant=NAME with one descriptor -> CheckResult
+)
+
+// A Backend does what the socket asks for.
+type Backend interface {
+	// Announce guards a container. It returns when every mark is in place, or
+	// an error; a *announce.Refusal carries its remedy to the caller.
+	Announce(ctx context.Context, c announce.Container) (announce.Guarded, error)
+	// Status describes the agent now.
+	Status(ctx context.Context) Status
+	// Events returns the records kept in memory and whatever comes after.
+	Events() *audit.Log
+	// Check scans fd with the pools of the named tenant ("" is the default
+	// tenant, the last that matches everything). It borrows fd.
+	Check(ctx context.Context, fd int, tenant, path string) (CheckResult, error)
+}
+
+// A CheckResult is the verdict on a descriptor that a client passed in.
+type CheckResult struct {
+	Path     string          `json:"path"` // as the client named it
+	Tenant   string          `json:"tenant"`
+	Decision string          `json:"decision"` // what the tenant's policy would answer: allow, deny
+	Verdict  string          `json:"verdict"`
+	Reason   audit.Reason    `json:"reason"`
+	Detail   string          `json:"detail,omitempty"`
+	Size     int64           `json:"size"`
+	Scanners []audit.Scanner `json:"scanners"`
+	Micros   int64           `json:"micros"`
+}
+
+// A Status is the agent's own account of itself.
+type Status struct {
+	Version    string            `json:"version"`
+	PID        int               `json:"pid"`
+	Started    time.Time         `json:"started"`
+	ConfigFile string            `json:"configFile"`
+	ConfigHash string            `json:"configHash"`            // of the configuration in force
+	ReloadErr  string            `json:"reloadError,omitempty"` // why the last reload changed nothing
+	Healthy    bool              `json:"healthy"`
+	Problems   []string          `json:"problems"` // what makes it unhealthy, each with a remedy
+	Readers    int               `json:"readers"`  // event reader threads
+	Tenants    []TenantStatus    `json:"tenants"`
+	Containers []ContainerStatus `json:"containers"`
+	Scanners   []ScannerStatus   `json:"scanners"`
+	Records    RecordsStatus     `json:"records"`
+}
+
+// A TenantStatus is one tenant's numbers since the agent started.
+type TenantStatus struct {
+	Name       string            `json:"name"`
+	Mode       string            `json:"mode"`
+	Containers int               `json:"containers"`
+	Queued     int               `json:"queued"`    // events waiting for a worker
+	InFlight   int               `json:"inFlight"`  // events being scanned
+	Allowed    uint64            `json:"allowed"`   // answers
+	Denied     uint64            `json:"denied"`    // answers
+	Unscanned  uint64            `json:"unscanned"` // allows of something no scanner called clean
+	Reasons    map[string]uint64 `json:"reasons"`   // answers by reason, non-zero only
+}
+
+// A ContainerStatus is one guarded container.
+type ContainerStatus struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name,omitempty"`
+	Namespace string    `json:"namespace,omitempty"`
+	Pod       string    `json:"pod,omitempty"`
+	Tenant    string    `json:"tenant"`
+	PID       int       `json:"pid"`
+	Since     time.Time `json:"since"`
+	Marks     []Mark    `json:"marks"`
+	Allowed   uint64    `json:"allowed"`
+	Denied    uint64    `json:"denied"`
+}
+
+// A Mark is one mark of a container, or a mount that was left unmarked.
+type Mark struct {
+	Destination string `json:"destination"` // inside the container
+	FSType      string `json:"fsType"`
+	Kind        string `json:"kind"` // superblock, mount, none
+	Why         string `json:"why"`  // the rule that chose the kind
+}
+
+// A ScannerStatus is one scanner.
+type ScannerStatus struct {
+	Name       string `json:"name"`
+	Driver     string `json:"driver"`
+	Healthy    bool   `json:"healthy"`
+	Error      string `json:"error,omitempty"`
+	Generation string `json:"generation,omitempty"`
+}
+
+// RecordsStatus tells of the records. An audit.Status converts to it.
+type RecordsStatus struct {
+	Written     uint64 `json:"written"`         // to the file
+	Pending     uint64 `json:"pending"`         // in memory, not yet in the file
+	Lost        uint64 `json:"lost"`            // never reached the file: overwritten before, or not writable
+	Error       string `json:"error,omitempty"` // why the file cannot be written now
+	File        string `json:"file,omitempty"`
+	Subscribers int    `json:"subscribers"`
+	LostToSubs  uint64 `json:"lostToSubscribers"`
+}
