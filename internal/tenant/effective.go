@@ -1,0 +1,169 @@
+package tenant
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+)
+
+// The view types below give the configuration the file's own key names. Encoded
+// as JSON, which is YAML, a view is a configuration file that means the same.
+type (
+	configView struct {
+		Socket   string        `json:"socket"`
+		State    string        `json:"state"`
+		Scanners []scannerView `json:"scanners"`
+		Tenants  []tenantView  `json:"tenants"`
+		Records  *recordsView  `json:"records,omitempty"`
+		Exempt   []matchView   `json:"exempt"`
+	}
+	scannerView struct {
+		Name     string        `json:"name"`
+		Clamd    *clamdView    `json:"clamd,omitempty"`
+		Hashlist *hashlistView `json:"hashlist,omitempty"`
+	}
+	clamdView struct {
+		Address     string `json:"address"`
+		Connections int    `json:"connections"`
+		MaxFileSize int64  `json:"maxFileSize"`
+	}
+	hashlistView struct {
+		Files []string `json:"files"`
+	}
+	matchView struct {
+		Namespaces []string `json:"namespaces,omitempty"`
+	}
+	tenantView struct {
+		Name          string      `json:"name"`
+		Match         matchView   `json:"match"`
+		Mode          Mode        `json:"mode"`
+		On            []string    `json:"on"`
+		Stages        []stageView `json:"stages"`
+		Deadline      string      `json:"deadline"`
+		OnError       Action      `json:"onError"`
+		OnTimeout     Action      `json:"onTimeout"`
+		OnUnscannable Action      `json:"onUnscannable"`
+		OnTooLarge    Action      `json:"onTooLarge"`
+		MaxSize       int64       `json:"maxSize"`
+		KernelMarks   KernelMarks `json:"kernelMarks"`
+		VolumeMarks   VolumeMarks `json:"volumeMarks"`
+		Exclude       excludeView `json:"exclude"`
+	}
+	stageView struct {
+		Scanners []string `json:"scanners"`
+		Decide   any      `json:"decide"` // "all", "any" or a quorumView
+	}
+	quorumView struct {
+		Quorum int `json:"quorum"`
+	}
+	excludeView struct {
+		Mounts []string `json:"mounts"`
+	}
+	recordsView struct {
+		File    string `json:"file"`
+		MaxSize int64  `json:"maxSize"`
+		Keep    int    `json:"keep"`
+	}
+)
+
+// Effective returns the configuration in force, defaults filled in, as a value
+// to encode as JSON: the file's own keys, sizes in bytes, durations as in 5s.
+// The encoding is itself a valid configuration file that means the same. No key
+// holds a secret, so nothing is left out.
+func (c *Config) Effective() any { return c.view() }
+
+// Hash returns 16 hexadecimal digits that are equal for configurations that
+// mean the same, however they are written.
+func (c *Config) Hash() string {
+	sum := sha256.New()
+	if err := json.NewEncoder(sum).Encode(c.view()); err != nil {
+		// Only strings and integers are encoded, into a hash: neither can fail.
+		panic(fmt.Sprintf("tenant: encoding the configuration: %v", err))
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
+// RestartNeeded returns the top-level keys, socket, state and records in this
+// order, whose change from c to next a running agent cannot apply. It is empty
+// if a reload can apply everything.
+func (c *Config) RestartNeeded(next *Config) []string {
+	var keys []string
+	if c.Socket != next.Socket {
+		keys = append(keys, "socket")
+	}
+	if c.State != next.State {
+		keys = append(keys, "state")
+	}
+	if c.Records != next.Records {
+		keys = append(keys, "records")
+	}
+	return keys
+}
+
+func (c *Config) view() configView {
+	v := configView{Socket: c.Socket, State: c.State}
+	v.Scanners = each(c.Scanners, Scanner.view)
+	v.Tenants = each(c.Tenants, Tenant.view)
+	v.Exempt = each(c.Exempt, func(m Match) matchView { return matchView(m) })
+	if c.Records.File != "" {
+		r := recordsView(c.Records)
+		v.Records = &r
+	}
+	return v
+}
+
+func (s Scanner) view() scannerView {
+	v := scannerView{Name: s.Name}
+	if s.Clamd != nil {
+		v.Clamd = &clamdView{Address: s.Clamd.Address, Connections: s.Clamd.Connections, MaxFileSize: s.Clamd.MaxFileSize}
+	}
+	if s.Hashlist != nil {
+		v.Hashlist = &hashlistView{Files: s.Hashlist.Files}
+	}
+	return v
+}
+
+func (t Tenant) view() tenantView {
+	return tenantView{
+		Name: t.Name, Match: matchView(t.Match), Mode: t.Mode, On: t.on(),
+		Stages: each(t.Stages, Stage.view), Deadline: t.Deadline.String(),
+		OnError: t.OnError, OnTimeout: t.OnTimeout, OnUnscannable: t.OnUnscannable, OnTooLarge: t.OnTooLarge,
+		MaxSize: t.MaxSize, KernelMarks: t.KernelMarks, VolumeMarks: t.VolumeMarks,
+		Exclude: excludeView{Mounts: t.ExcludeMounts},
+	}
+}
+
+// on returns the operations that are scanned, as in the file.
+func (t Tenant) on() []string {
+	ops := []string{}
+	if t.OnOpen {
+		ops = append(ops, "open")
+	}
+	if t.OnExec {
+		ops = append(ops, "exec")
+	}
+	return ops
+}
+
+func (s Stage) view() stageView {
+	v := stageView{Scanners: s.Scanners}
+	switch s.Quorum {
+	case 0:
+		v.Decide = "all"
+	case 1:
+		v.Decide = "any"
+	default:
+		v.Decide = quorumView{s.Quorum}
+	}
+	return v
+}
+
+// each returns f of every element, never nil.
+func each[T, V any](list []T, f func(T) V) []V {
+	out := make([]V, len(list))
+	for i, e := range list {
+		out[i] = f(e)
+	}
+	return out
+}

@@ -1,0 +1,112 @@
+// Package tenant is the configuration: what the file says, whether it makes
+// sense, and which tenant a container belongs to. It is pure data: it starts
+// nothing, opens nothing but the file, and knows no scanner but by name.
+// cmd/assayd builds scanners from it, internal/guard applies the policies.
+package tenant
+
+import "time"
+
+// A Config is one valid configuration file. It is immutable after Load.
+type Config struct {
+	Socket   string    // the agent's socket; default /run/assay/agent.sock
+	State    string    // directory of what survives a restart; default /var/lib/assay
+	Scanners []Scanner // in file order
+	Tenants  []Tenant  // in file order: the first that matches wins
+	Records  Records
+	Exempt   []Match // containers that are not guarded at all
+}
+
+// A Scanner configures one scanner. Exactly one driver is set.
+type Scanner struct {
+	Name     string
+	Clamd    *Clamd
+	Hashlist *Hashlist
+}
+
+// Clamd configures the clamd driver.
+type Clamd struct {
+	Address     string // unix:/path or tcp:host:port
+	Connections int    // sessions kept and scans at once; default 4
+	MaxFileSize int64  // bytes; clamd's own MaxFileSize, above which it would not look; default 100MiB
+}
+
+// Hashlist configures the built-in hash list driver.
+type Hashlist struct {
+	Files []string // glob patterns of absolute paths
+}
+
+// A Match selects containers by what a tenant cannot forge. The empty Match
+// selects everything.
+type Match struct {
+	Namespaces []string // shell patterns (path.Match); any one suffices
+}
+
+// A Mode says whether verdicts decide.
+type Mode string
+
+// The modes.
+const (
+	Enforce Mode = "enforce" // verdicts decide
+	Audit   Mode = "audit"   // everything is allowed at once, then scanned and recorded
+)
+
+// A KernelMarks setting says for which files the kernel may remember a verdict.
+type KernelMarks string
+
+// The settings of kernelMarks.
+const (
+	MarkLayers   KernelMarks = "layers"
+	MarkAll      KernelMarks = "all"
+	MarkReadonly KernelMarks = "readonly"
+	MarkOff      KernelMarks = "off"
+)
+
+// VolumeMarks says how a mount is marked whose superblock is shared with the host.
+type VolumeMarks string
+
+// The settings of volumeMarks.
+const (
+	VolumeMount      VolumeMarks = "mount"      // a mount mark: sees opens through this mount only
+	VolumeSuperblock VolumeMarks = "superblock" // a superblock mark: sees every open of that filesystem, the host's too
+)
+
+// An Action is what happens to an open that got no clean or malicious verdict.
+type Action string
+
+// The actions.
+const (
+	Allow Action = "allow"
+	Deny  Action = "deny"
+)
+
+// A Tenant is one tenant's policy. All fields have their defaults filled in.
+type Tenant struct {
+	Name          string
+	Match         Match
+	Mode          Mode // default enforce
+	OnOpen        bool // `on`; default both
+	OnExec        bool
+	Stages        []Stage
+	Deadline      time.Duration // per event; default 5s
+	OnError       Action        // default deny
+	OnTimeout     Action        // default deny
+	OnUnscannable Action        // default deny
+	OnTooLarge    Action        // default deny
+	MaxSize       int64         // bytes; 0 means no limit of Assay's own; default 0
+	KernelMarks   KernelMarks   // default layers
+	VolumeMarks   VolumeMarks   // default mount
+	ExcludeMounts []string      // mount destinations inside the container, clean and absolute
+}
+
+// A Stage names the scanners that run in parallel, and how they decide.
+type Stage struct {
+	Scanners []string
+	Quorum   int // clean verdicts needed; 0 means all
+}
+
+// Records configures the record file. File == "" means none.
+type Records struct {
+	File    string
+	MaxSize int64 // bytes; default 100MiB
+	Keep    int   // rotated files kept; default 5
+}
