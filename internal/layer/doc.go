@@ -1,0 +1,35 @@
+// Package layer says which file a descriptor is, and which layer of an image it
+// comes from: an opaque identity of its content that no tenant can forge, and the
+// layer only where the file is proven to be as the layer has it.
+//
+// In files:
+//
+//	identity.go    descriptor -> Identity, on the event path
+//	handle.go      what the kernel's handle of an overlay file tells
+//	options.go     the options of an overlay, as mountinfo shows them
+//	host.go        the host's directories, and the identity of one
+//	rootfs.go      a container's overlay -> its layers, topmost first
+//	attribute.go   descriptor -> layer, or why none
+//	resolver.go    directories -> digests: containersstorage.go, docker.go, containerd.go
+//
+// It owns the choice of what identifies content on an overlay, where inode
+// numbers and handles survive a copy-up (docs/kernel.md). It must not own
+// verdicts (internal/verdict keeps them, by identity and layer), containers or
+// policies; internal/guard asks it, with descriptors of events.
+//
+// Rules:
+//
+//   - Nothing of a container is opened but with O_PATH, which raises no events,
+//     and that only below directories of the host. Paths are hints: only the
+//     equality of two identities proves anything.
+//   - A [Resolver] reads files of the runtime's storage, and may wait for locks and
+//     for the runtime: ask it when a container is announced, never for an event.
+//   - Nothing is held: layers and upper directories are opened anew each time, by a
+//     path that was freed of symbolic links once. A held descriptor would pin the
+//     mount it is on (a layer that is a loop mount, a disk of the container's own)
+//     and 127 of them for each container would not fit the descriptor limit.
+//
+// An identity proves nothing where others than this kernel change files: on NFS,
+// CIFS, FUSE, 9p and virtiofs the times are the server's. Nothing must be
+// remembered there.
+package layer

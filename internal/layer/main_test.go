@@ -1,0 +1,9 @@
+package layer
+
+import (
+	"testing"
+
+	"github.com/assay-project/assay/internal/kerneltest"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
