@@ -1,0 +1,33 @@
+// Package guard is the gate itself: it turns an announced container into marks,
+// follows it until it exits, and turns each permission event into one answer.
+//
+// The way of an event, in files:
+//
+//	announce.go   an announcement becomes a guarded container
+//	process.go    the container's first process, held by pidfd; its root directory
+//	mounts.go     its mounts, and which mark each of them gets
+//	container.go  events on the reader thread: answered at once, or handed on
+//	task.go       one opener that waits for a scan: worker and deadline race for it
+//	pool.go       a tenant's queue and workers
+//	policy.go     what a tenant's policy makes of a verdict
+//	record.go     what is told afterwards
+//
+// guard owns containers, tenants at run time, and every decision. It must not
+// own scanners (cmd/assayd builds and closes them), records (internal/audit
+// takes them after the answer) or system calls of fanotify.
+//
+// Rules:
+//
+//   - An event is answered before anything is recorded or logged: the log may be
+//     the blocked opener's.
+//   - HandleEvent runs on a reader thread while an opener waits. It takes no lock
+//     that anything slow holds, and allocates nothing for an event that it
+//     answers itself.
+//   - No path of a container is ever opened, except with O_PATH, which raises no
+//     events. Paths from events are for records only.
+//
+// Lock order: container.placing, Guard.mu, sharedGroup.mu, then container.mu,
+// execPairs.mu and task.armed, which are held for a few lines; fanotify's own lock
+// comes after all of them. No lock is held while a scanner runs but policy.inUse
+// for reading. Only container.placing is held while a filesystem is asked.
+package guard

@@ -1,0 +1,346 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/fanotify"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/scanner"
+)
+
+// Defaults of Options.
+const (
+	defaultQueue   = 4096
+	defaultWorkers = 16
+)
+
+// Options are what a Guard needs. Readers and Records are required.
+type Options struct {
+	Readers *fanotify.Readers // serve the containers' groups; stays the caller's
+	Records *audit.Log        // takes the records; stays the caller's
+	Logger  *slog.Logger      // nil discards
+	// Queue is how many events of one tenant may wait for a worker, and Workers
+	// how many are scanned at once; 0 means 4096 and 16.
+	Queue, Workers int
+	// MaxHeld bounds the events of all tenants that wait or are scanned. Each is
+	// an open descriptor: choose it below RLIMIT_NOFILE. 0 means no bound.
+	MaxHeld int64
+}
+
+// A Guard guards containers.
+type Guard struct {
+	opts     Options
+	readers  *fanotify.Readers
+	records  *audit.Log
+	log      *slog.Logger
+	newGroup func() (*fanotify.Group, error)
+
+	held     atomic.Int64   // events whose descriptor is kept
+	idle     chan struct{}  // one place: none is kept any more
+	follow   sync.WaitGroup // goroutines that wait for containers to exit
+	stopping atomic.Bool
+
+	mu         sync.Mutex
+	config     *tenant.Config
+	pools      map[string]*pool // every tenant there ever was
+	containers map[string]*container
+	joining    map[string]bool // ids being announced
+}
+
+// New returns a Guard under cfg with its scanners, by name.
+func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guard {
+	if o.Queue == 0 {
+		o.Queue = defaultQueue
+	}
+	if o.Workers == 0 {
+		o.Workers = defaultWorkers
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	g := &Guard{
+		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, newGroup: fanotify.NewGroup,
+		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, idle: make(chan struct{}, 1),
+	}
+	g.Apply(cfg, scanners)
+	return g
+}
+
+// Apply puts another configuration in force, for containers already guarded too:
+// their tenant is chosen anew, and each event from now on meets the new policy.
+// It returns a function that waits until no scan uses the replaced scanners any
+// more; then they may be closed.
+func (g *Guard) Apply(cfg *tenant.Config, scanners map[string]scanner.Named) (drained func()) {
+	old := g.install(cfg, scanners)
+	// Marking walks the containers' mounts, which nobody else should wait for.
+	for _, c := range g.guarded() {
+		g.renew(c)
+	}
+	return func() {
+		for _, p := range old {
+			p.retire()
+		}
+	}
+}
+
+// install replaces the policies and returns those that are no longer in force.
+func (g *Guard) install(cfg *tenant.Config, scanners map[string]scanner.Named) (old []*policy) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range cfg.Tenants {
+		t := &cfg.Tenants[i]
+		p := newPolicy(t, scanners)
+		if known := g.pools[t.Name]; known != nil {
+			old = append(old, known.policy.Swap(p))
+			continue
+		}
+		g.pools[t.Name] = newPool(g, t.Name, p)
+		if err := g.pools[t.Name].shared.reserve(); err != nil {
+			g.log.Warn("no spare fanotify group for the tenant: if the limit is reached, its containers are refused",
+				"tenant", t.Name, "error", err, "remedy", "raise fs.fanotify.max_user_groups")
+		}
+	}
+	g.config = cfg
+	for _, c := range g.containers {
+		g.assign(c)
+	}
+	// Tenants that are gone have no container left: their policies are done with
+	// as soon as their last scan ends.
+	for name, t := range g.pools {
+		if !slices.ContainsFunc(cfg.Tenants, func(t tenant.Tenant) bool { return t.Name == name }) {
+			old = append(old, t.policy.Load())
+			t.shared.close()
+			delete(g.pools, name)
+		}
+	}
+	return old
+}
+
+// assign gives a container to the tenant of the configuration in force. The
+// caller holds g.mu.
+func (g *Guard) assign(c *container) {
+	c.pool.Store(g.pools[g.config.TenantFor(c.info.Namespace).Name])
+}
+
+// renew asks the kernel for events of a guarded container that its policy wants
+// and its marks do not ask for yet.
+func (g *Guard) renew(c *container) {
+	t := c.pool.Load()
+	p := t.policy.Load()
+	if c.suits(p) {
+		return
+	}
+	if err := c.renew(p); err != nil && c.ctx.Err() == nil {
+		g.log.Error("marks of a container could not be renewed; it keeps those it has",
+			"container", c.info.ID, "tenant", t.name, "error", err)
+	}
+}
+
+// hold counts one more event whose descriptor is kept, or reports that there are
+// too many.
+func (g *Guard) hold() bool {
+	if n := g.held.Add(1); g.opts.MaxHeld > 0 && n > g.opts.MaxHeld {
+		g.unhold()
+		return false
+	}
+	return true
+}
+
+func (g *Guard) unhold() {
+	if g.held.Add(-1) != 0 {
+		return
+	}
+	select {
+	case g.idle <- struct{}{}:
+	default:
+	}
+}
+
+// waitIdle returns once no event's descriptor is kept.
+func (g *Guard) waitIdle() {
+	for g.held.Load() != 0 {
+		<-g.idle
+	}
+}
+
+// Close answers everything that waits and releases all containers: from then on
+// nothing guards them. It returns how many that were. ctx bounds the wait for
+// scanners that do not end; their openers are answered all the same.
+func (g *Guard) Close(ctx context.Context) int {
+	g.stopping.Store(true)
+	all := g.guarded()
+	for _, c := range all {
+		g.release(c, "the agent stops")
+	}
+	for _, t := range g.tenants() {
+		t.shared.close()
+	}
+	idle := make(chan struct{})
+	go func() {
+		g.waitIdle()
+		g.follow.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		g.log.Warn("scans did not end in time", "held", g.held.Load())
+	}
+	return len(all)
+}
+
+func (g *Guard) guarded() []*container {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Values(g.containers))
+}
+
+func (g *Guard) tenants() []*pool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Values(g.pools))
+}
+
+// release ends a container's guard: its marks go, its scans are cancelled and
+// answered, its descriptors closed. Releasing twice is harmless.
+func (g *Guard) release(c *container, why string) {
+	c.dismantle()
+	g.mu.Lock()
+	mine := g.containers[c.info.ID] == c
+	if mine {
+		delete(g.containers, c.info.ID)
+	}
+	g.mu.Unlock()
+	if !mine {
+		return
+	}
+	g.log.Info("container released", "container", c.info.ID, "tenant", c.pool.Load().name, "why", why)
+}
+
+// exited follows a container until its first process exits.
+func (g *Guard) exited(c *container) {
+	if err := c.proc.wait(); err != nil {
+		return // released by somebody else, who closed the pidfd
+	}
+	g.release(c, "its first process exited")
+}
+
+// A TenantState is what a tenant is doing.
+type TenantState struct {
+	Name             string
+	Mode             tenant.Mode
+	Containers       int
+	Queued, InFlight int
+	Answers          audit.Counts
+}
+
+// A ContainerState is one guarded container.
+type ContainerState struct {
+	ID, Name, Namespace, Pod, Tenant string
+	PID                              int
+	Since                            time.Time
+	Mounts                           []Mount
+	Answers                          audit.Counts
+}
+
+// Tenants describes the tenants in the order of the configuration.
+func (g *Guard) Tenants() []TenantState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	states := make([]TenantState, 0, len(g.config.Tenants))
+	for i := range g.config.Tenants {
+		t := g.pools[g.config.Tenants[i].Name]
+		s := TenantState{
+			Name: t.name, Mode: t.policy.Load().Mode, Queued: len(t.queue),
+			InFlight: int(t.workers.Load()), Answers: t.counters.Snapshot(),
+		}
+		for _, c := range g.containers {
+			if c.pool.Load() == t {
+				s.Containers++
+			}
+		}
+		states = append(states, s)
+	}
+	return states
+}
+
+// Containers describes the guarded containers, oldest first.
+func (g *Guard) Containers() []ContainerState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	states := make([]ContainerState, 0, len(g.containers))
+	for _, c := range g.containers {
+		states = append(states, ContainerState{
+			ID: c.info.ID, Name: c.info.Name, Namespace: c.info.Namespace, Pod: c.info.Pod,
+			Tenant: c.pool.Load().name, PID: c.info.PID, Since: c.since,
+			Mounts: c.marked(), Answers: c.counters.Snapshot(),
+		})
+	}
+	slices.SortFunc(states, func(a, b ContainerState) int { return a.Since.Compare(b.Since) })
+	return states
+}
+
+// A Verdict is the answer to Check.
+type Verdict struct {
+	Tenant   string
+	Decision string
+	Reason   audit.Reason
+	Detail   string
+	Result   scanner.Result
+	Size     int64
+	Took     time.Duration
+}
+
+// ErrNoTenant says that no tenant has the name that Check was given.
+var ErrNoTenant = errors.New("no such tenant")
+
+// Check scans the open file fd as the tenant's policy would, in the tenant's
+// queue; tenantName "" means the tenant of the empty namespace. It borrows fd.
+func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path string) (Verdict, error) {
+	g.mu.Lock()
+	if tenantName == "" {
+		tenantName = g.config.TenantFor("").Name
+	}
+	t := g.pools[tenantName]
+	g.mu.Unlock()
+	if t == nil {
+		return Verdict{}, fmt.Errorf("%w: %q", ErrNoTenant, tenantName)
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, t.policy.Load().Deadline)
+	defer cancel()
+	done := make(chan Verdict, 1)
+	queued := t.submit(func() {
+		p := t.usePolicy()
+		if p == nil {
+			done <- Verdict{Decision: "deny", Reason: audit.ReasonError, Detail: "the tenant was removed by a reload"}
+			return
+		}
+		defer p.unuse()
+		f := scanner.File{FD: fd, Size: size, Tenant: t.name, Path: path}
+		r := p.scan(ctx, &f)
+		o := p.judge(r.Verdict)
+		done <- Verdict{
+			Decision: decisionName(o.decision), Reason: o.reason,
+			Detail: verdictDetail(r.Verdict), Result: r,
+		}
+	})
+	v := Verdict{}
+	if queued {
+		v = <-done // fd is lent: wait for the worker, whose ctx ends at the deadline
+	} else {
+		o := t.policy.Load().overload()
+		v = Verdict{Decision: decisionName(o.decision), Reason: o.reason, Detail: "the tenant's queue is full"}
+	}
+	v.Tenant, v.Size, v.Took = t.name, size, time.Since(began)
+	return v, nil
+}

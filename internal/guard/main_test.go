@@ -1,0 +1,20 @@
+package guard
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/assay-project/assay/internal/kerneltest"
+)
+
+func TestMain(m *testing.M) {
+	if answers, server := fuseAnswers(); server {
+		if err := serveFUSEFile(answers); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	kerneltest.Main(m)
+}

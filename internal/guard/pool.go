@@ -1,0 +1,108 @@
+package guard
+
+import (
+	"sync/atomic"
+
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/scanner"
+)
+
+// A pool is one tenant at run time: its policy, its queue, its workers and its
+// counters. Tenants share nothing here, so that one's load is never another's.
+// A pool without work is a few words of memory and no goroutine.
+type pool struct {
+	name     string
+	policy   atomic.Pointer[policy]
+	counters audit.Counters
+
+	queue      chan func()
+	workers    atomic.Int64 // goroutines of work
+	maxWorkers int64
+	shared     sharedGroup
+}
+
+func newPool(g *Guard, name string, p *policy) *pool {
+	t := &pool{
+		name: name, queue: make(chan func(), g.opts.Queue), maxWorkers: int64(g.opts.Workers),
+		shared: sharedGroup{guard: g},
+	}
+	t.policy.Store(p)
+	return t
+}
+
+// submit queues job for a worker, or reports that the queue is full. It never
+// waits.
+func (t *pool) submit(job func()) bool {
+	select {
+	case t.queue <- job:
+	default:
+		return false
+	}
+	t.staff()
+	return true
+}
+
+// staff starts a worker unless enough are at work.
+func (t *pool) staff() {
+	for {
+		n := t.workers.Load()
+		if n >= t.maxWorkers {
+			return
+		}
+		if t.workers.CompareAndSwap(n, n+1) {
+			go t.work()
+			return
+		}
+	}
+}
+
+// work runs jobs until the queue is empty.
+func (t *pool) work() {
+	for {
+		select {
+		case job := <-t.queue:
+			job()
+			continue
+		default:
+		}
+		t.workers.Add(-1)
+		// A job queued after the look above but before the count went down found
+		// enough workers.
+		if len(t.queue) > 0 {
+			t.staff()
+		}
+		return
+	}
+}
+
+// usePolicy returns the policy in force, held for one scan: the caller calls
+// unuse on it. It returns nil for a tenant that a reload has removed.
+func (t *pool) usePolicy() *policy {
+	for {
+		p := t.policy.Load()
+		if p.use() {
+			return p
+		}
+		if p == t.policy.Load() {
+			return nil
+		}
+	}
+}
+
+// newPolicy binds a tenant's configuration to its scanners. The configuration
+// was checked: every name is known.
+func newPolicy(cfg *tenant.Tenant, scanners map[string]scanner.Named) *policy {
+	p := &policy{Tenant: *cfg}
+	for _, s := range cfg.Stages {
+		stage := scanner.Stage{Decide: scanner.Decide{Quorum: s.Quorum}}
+		for _, name := range s.Scanners {
+			named := scanners[name]
+			_, instant := named.Scanner.(scanner.Instant)
+			p.instant = p.instant || instant
+			stage.Scanners = append(stage.Scanners, named)
+		}
+		p.stages = append(p.stages, stage)
+	}
+	return p
+}

@@ -1,0 +1,147 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process is a process held by pidfd. What was read below /proc/PID since
+// openProcess is about this process if alive still holds afterwards: its pid
+// cannot have been reused in between.
+type process struct {
+	pid  int
+	file *os.File // pidfd, non-blocking, so that waiting parks a goroutine
+}
+
+// errExited says that the process ended.
+var errExited = errors.New("the process has exited")
+
+func openProcess(pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, errExited
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pidfd of %d: %w", pid, err)
+	}
+	return &process{pid: pid, file: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", pid))}, nil
+}
+
+// alive returns nil, or errExited. It never waits, not even for wait.
+func (p *process) alive() error {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("pidfd of %d: %w", p.pid, err)
+	}
+	exited := false
+	if err := raw.Control(func(fd uintptr) { exited = pidfdExited(int(fd)) }); err != nil {
+		return fmt.Errorf("look at process %d: %w", p.pid, err)
+	}
+	if exited {
+		return errExited
+	}
+	return nil
+}
+
+// wait returns nil when the process has exited, or an error once close is
+// called.
+func (p *process) wait() error {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("pidfd of %d: %w", p.pid, err)
+	}
+	if err := raw.Read(func(fd uintptr) bool { return pidfdExited(int(fd)) }); err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.pid, err)
+	}
+	return nil
+}
+
+func (p *process) close() { _ = p.file.Close() }
+
+// pidfdExited reports whether the process of a pidfd has exited: only then is
+// the descriptor readable (pidfd_open(2)).
+func pidfdExited(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1
+}
+
+// isIn reports whether the process lives in the mount namespace ns. A process
+// that is ending leaves its namespace before its pidfd tells of its exit, and the
+// kernel may give the namespace's number to the next one.
+func (p *process) isIn(ns unix.Stat_t) bool {
+	now, err := mountNamespace(p.proc(""))
+	return err == nil && sameNamespace(now, ns) && p.alive() == nil
+}
+
+// proc returns the path of a file in the process's /proc directory.
+func (p *process) proc(name string) string { return fmt.Sprintf("/proc/%d/%s", p.pid, name) }
+
+// mountNamespace identifies the process's mount namespace.
+func mountNamespace(procDir string) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path.Join(procDir, "ns/mnt"), &st)
+	if err != nil {
+		return st, fmt.Errorf("mount namespace of %s: %w", procDir, err)
+	}
+	return st, nil
+}
+
+// root opens the process's view of the directory rootfs, an absolute path in its
+// mount namespace. The descriptor is O_PATH: opening it raises no event, even if
+// the container is already guarded.
+func (p *process) root(rootfs string) (int, error) {
+	nsRoot, err := unix.Open(p.proc("root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("root directory of process %d: %w", p.pid, err)
+	}
+	defer unix.Close(nsRoot)
+	// The host's own symlinks in the path (a storage directory moved elsewhere)
+	// are followed as seen from the process, as the runtime did.
+	return openBeneath(nsRoot, rootfs, unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+// openBeneath opens p, taken as absolute from dirfd, as O_PATH.
+func openBeneath(dirfd int, p string, flags, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: resolve}
+	rel := path.Join(".", p)
+	for {
+		fd, err := unix.Openat2(dirfd, rel, &how)
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
+			continue // EAGAIN: a rename or mount raced with the walk (openat2(2))
+		}
+		if err != nil {
+			return -1, fmt.Errorf("open %s: %w", p, err)
+		}
+		return fd, nil
+	}
+}
+
+// mountID returns the id of the mount that fd lies on, as in mountinfo.
+func mountID(fd int) (int, error) {
+	stx, err := mountStat(fd)
+	return int(stx.Mnt_id), err
+}
+
+// isMountRoot reports whether fd is the root of a mount, rather than something
+// below it.
+func isMountRoot(fd int) (bool, error) {
+	stx, err := mountStat(fd)
+	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, err
+}
+
+func mountStat(fd int) (unix.Statx_t, error) {
+	var stx unix.Statx_t
+	// AT_STATX_DONT_SYNC: a network or FUSE filesystem must not be asked.
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &stx); err != nil {
+		return stx, fmt.Errorf("mount id: %w", err)
+	}
+	if stx.Mask&unix.STATX_MNT_ID == 0 {
+		return stx, errors.New("mount id: this kernel does not tell (5.8 does)")
+	}
+	return stx, nil
+}

@@ -1,0 +1,135 @@
+package guard
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/fanotify"
+	"github.com/assay-project/assay/scanner"
+)
+
+// Where a decision came from, as in records.
+const (
+	sourceKernel = "kernel" // the kernel answered by itself
+	sourceScan   = "scan"   // scanners were asked for this event
+	sourcePolicy = "policy" // the tenant's policy, without a verdict
+)
+
+// A subject is who opens what, for records. All of it but pid is untrusted.
+type subject struct {
+	path string
+	pid  int
+	exe  string
+}
+
+// subjectOf describes the opener tid and the file behind fd.
+func subjectOf(fd, tid int) subject {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		name = ""
+	}
+	return subject{path: name, pid: tgid(tid), exe: exeOf(tid)}
+}
+
+// exeOf returns the executable of a thread, or "".
+func exeOf(tid int) string {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", tid))
+	if err != nil {
+		return ""
+	}
+	return exe
+}
+
+// tgid returns the process that a thread belongs to, or tid itself where it can
+// no longer be told.
+func tgid(tid int) int {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", tid)) //nolint:forbidigo // procfs
+	if err != nil {
+		return tid
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if value, found := strings.CutPrefix(lines.Text(), "Tgid:"); found {
+			if pid, err := strconv.Atoi(strings.TrimSpace(value)); err == nil {
+				return pid
+			}
+		}
+	}
+	return tid
+}
+
+// named is how records name the container.
+func (c *container) named() audit.Container {
+	return audit.Container{
+		ID: c.info.ID, Name: c.info.Name, Pod: c.info.Pod,
+		Namespace: c.info.Namespace, Image: c.info.Image,
+	}
+}
+
+// record describes an answered event.
+func (k *task) record(o outcome, r scanner.Result, detail string, took time.Duration) audit.Record {
+	rec := audit.Record{
+		Time: k.began, Tenant: k.pool.name, Container: k.c.named(),
+		Op: k.file.Op.String(), Path: k.subject.path, PID: k.subject.pid, Exe: k.subject.exe,
+		File:     audit.File{Size: k.file.Size},
+		Decision: decisionName(o.decision), Source: sourcePolicy, Reason: o.reason, Detail: detail,
+		Micros: took.Microseconds(),
+	}
+	if id := k.identity.Load(); id != nil {
+		rec.File.Identity = *id
+	}
+	if len(r.Reports) > 0 {
+		rec.Source = sourceScan
+		rec.Verdict = r.Verdict.Outcome.String()
+		rec.Scanners = ScannerRecords(r.Reports)
+	}
+	if detail == "" {
+		rec.Detail = verdictDetail(r.Verdict)
+	}
+	return rec
+}
+
+func decisionName(d fanotify.Decision) string {
+	if d == fanotify.Allow {
+		return "allow"
+	}
+	return "deny"
+}
+
+// ScannerRecords describes what each scanner contributed, as it stands in
+// records.
+func ScannerRecords(reports []scanner.Report) []audit.Scanner {
+	records := make([]audit.Scanner, 0, len(reports))
+	for _, rep := range reports {
+		v := rep.Verdict
+		records = append(records, audit.Scanner{
+			Name: rep.Name, Generation: string(v.Generation), Verdict: v.Outcome.String(),
+			Signature: v.Signature, Detail: verdictDetail(v), Micros: rep.Micros,
+		})
+	}
+	return records
+}
+
+// verdictDetail says in words what a verdict without a signature is about.
+func verdictDetail(v scanner.Verdict) string {
+	switch v.Outcome {
+	case scanner.Unscannable:
+		return string(v.Reason)
+	case scanner.Error:
+		if v.Err == nil {
+			return ""
+		}
+		if errors.Is(v.Err, errDeadline) {
+			return errDeadline.Error()
+		}
+		return v.Err.Error()
+	case scanner.Clean, scanner.Malicious:
+	}
+	return ""
+}

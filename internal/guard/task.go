@@ -1,0 +1,182 @@
+package guard
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/fanotify"
+	"github.com/assay-project/assay/internal/layer"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/scanner"
+)
+
+// A task is one opener that waits for a scan. A worker, the deadline and the end
+// of the container race to answer it; whoever answers also records. The
+// descriptor is released by the worker, or by whoever ends the task while it is
+// still queued.
+type task struct {
+	c      *container
+	pool   *pool
+	policy *policy // at the time of the event: the deadline and what it leads to
+	perm   *fanotify.Permission
+	file   scanner.File
+	tid    int // the opener's thread
+	state  fileState
+	began  time.Time
+	audit  bool // allowed before the scan
+
+	armed     sync.Mutex // held until deadline and detach are set
+	phase     atomic.Int32
+	concluded atomic.Bool // recorded, for audit mode
+	deadline  *time.Timer
+	detach    func() bool // from the container's end
+
+	describeOnce sync.Once
+	subject      subject
+	identity     atomic.Pointer[string] // of the content, once a worker has asked for it
+}
+
+// The phases of a task. Only the one who moves it out of queued touches its
+// descriptor afterwards.
+const (
+	queued int32 = iota
+	running
+	abandoned
+)
+
+func newTask(c *container, t *pool, p *policy, ev *fanotify.Event) *task {
+	st, _ := ev.Stat()
+	k := &task{
+		c: c, pool: t, policy: p, tid: ev.TID(), state: stateOf(st), began: time.Now(),
+		audit: p.Mode == tenant.Audit,
+	}
+	c.describe(&k.file, t, ev)
+	return k
+}
+
+// start takes the event and queues the task. In audit mode the opener is let go
+// first. It runs on the reader thread.
+func (k *task) start(ev *fanotify.Event) {
+	if k.audit {
+		k.expectOpen(fanotify.Allow)
+		ev.Answer(fanotify.Allow)
+	}
+	k.perm = ev.Take()
+	k.arm()
+	if !k.pool.submit(k.run) {
+		k.abandon(k.policy.overload(), "the tenant's queue is full")
+	}
+}
+
+// arm sets what ends the task if no worker does.
+func (k *task) arm() {
+	k.armed.Lock()
+	defer k.armed.Unlock()
+	k.deadline = time.AfterFunc(k.policy.Deadline, func() {
+		k.abandon(k.policy.timeout(), "no verdict within "+k.policy.Deadline.String())
+	})
+	k.detach = context.AfterFunc(k.c.ctx, func() {
+		k.abandon(k.policy.stopping(), errStopping.Error())
+	})
+}
+
+// run is the worker's part.
+func (k *task) run() {
+	if !k.phase.CompareAndSwap(queued, running) {
+		return // answered and released while it was queued
+	}
+	defer k.release()
+	k.describe() // before anything can release the descriptor; see abandon
+	k.identify()
+	p := k.c.usePolicy()
+	if p == nil {
+		k.conclude(k.policy.stopping(), scanner.Result{}, errStopping.Error())
+		return
+	}
+	defer p.unuse()
+	ctx, cancel := context.WithDeadline(k.c.ctx, k.began.Add(k.policy.Deadline))
+	defer cancel()
+	f := k.file // scan notes how the size changes, while the deadline may record
+	r := p.scan(ctx, &f)
+	k.conclude(p.judge(r.Verdict), r, "")
+}
+
+// abandon answers without a verdict. Queued, the task ends here; running, the
+// worker goes on to its end with an opener that no longer waits.
+func (k *task) abandon(o outcome, detail string) {
+	mine := k.phase.CompareAndSwap(queued, abandoned)
+	if !mine && k.phase.Load() == abandoned {
+		return
+	}
+	// The descriptor is open here: either nobody else can release it any more, or
+	// the worker waits in describe until this one is through.
+	k.describe()
+	k.conclude(o, scanner.Result{}, detail)
+	if mine {
+		k.release()
+	}
+}
+
+// conclude answers and records, unless somebody has.
+func (k *task) conclude(o outcome, r scanner.Result, detail string) {
+	if k.audit {
+		if !k.concluded.CompareAndSwap(false, true) {
+			return
+		}
+		if o.reason != audit.ReasonClean {
+			o = outcome{fanotify.Allow, audit.ReasonAuditMode}
+		}
+		k.told(o, r, detail)
+		return
+	}
+	before := func() { k.expectOpen(o.decision) }
+	if k.perm.AnswerAfter(before, o.decision) {
+		k.told(o, r, detail)
+	}
+}
+
+// expectOpen announces the open event that follows an allowed exec event. It
+// must stand before the answer: the opener does not wait for us afterwards.
+func (k *task) expectOpen(d fanotify.Decision) {
+	if d == fanotify.Allow && k.file.Op == scanner.OpExec && k.policy.paired() {
+		k.c.pairs.put(k.tid, k.state)
+	}
+}
+
+// told counts and records an event that is answered.
+func (k *task) told(o outcome, r scanner.Result, detail string) {
+	took := time.Since(k.began)
+	k.c.count(k.pool, o)
+	k.c.guard.records.Append(k.record(o, r, detail, took))
+}
+
+// describe looks up who opens what, once, while the opener still waits and the
+// descriptor is open. It asks procfs alone, never the file's filesystem, which
+// may not answer: the deadline waits for it.
+func (k *task) describe() {
+	k.describeOnce.Do(func() {
+		k.subject = subjectOf(k.file.FD, k.tid)
+		k.file.Path, k.file.PID = k.subject.path, k.subject.pid
+	})
+}
+
+// identify looks up the identity of the content for the record.
+func (k *task) identify() {
+	if id, err := layer.Identify(k.file.FD); err == nil {
+		text := id.String()
+		k.identity.Store(&text)
+	}
+}
+
+// release ends the task.
+func (k *task) release() {
+	k.armed.Lock() // abandon can come before arm is through
+	defer k.armed.Unlock()
+	k.deadline.Stop()
+	k.detach()
+	k.perm.Release()
+	k.c.guard.unhold()
+}
