@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/api"
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/fanotify"
+	"github.com/assay-project/assay/internal/guard"
+	"github.com/assay-project/assay/internal/scanners"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/scanner"
+)
+
+// stopPatience is how long the agent waits for scanners when it stops; whoever
+// waits for an answer gets it at once.
+const stopPatience = 5 * time.Second
+
+// options are what serve needs.
+type options struct {
+	file    string
+	config  *tenant.Config
+	readers int
+	log     *slog.Logger
+}
+
+// An agent is the running process.
+type agent struct {
+	options
+	started time.Time
+	records *audit.Log
+	readers *fanotify.Readers
+	guard   *guard.Guard
+	watch   *watchdog
+	hangups chan os.Signal // each asks for a reload
+
+	mu        sync.Mutex // guards what a reload replaces
+	scanners  map[string]scanner.Named
+	reloadErr error
+	draining  sync.WaitGroup // scanners that wait for their last scan
+}
+
+// serve runs the agent until ctx is done.
+func serve(ctx context.Context, o options) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("permission marks need root (run it as root, or as a service)")
+	}
+	maxHeld := raiseLimits(o.log)
+	a := &agent{options: o, started: time.Now(), hangups: make(chan os.Signal, 1)}
+	// First of all: a SIGHUP that nobody waits for ends the process.
+	signal.Notify(a.hangups, unix.SIGHUP)
+	defer signal.Stop(a.hangups)
+	if a.scanners, err = scanners.Build(o.config.Scanners, o.log); err != nil {
+		return err
+	}
+	defer a.closeScanners()
+	a.records, err = audit.NewLog(audit.Options{ //nolint:contextcheck // its life ends with Close
+		File: o.config.Records.File, MaxSize: o.config.Records.MaxSize, KeepFiles: o.config.Records.Keep, Logger: o.log,
+	})
+	if err != nil {
+		return fmt.Errorf("records: %w", err)
+	}
+	defer a.closeRecords(context.WithoutCancel(ctx))
+	if a.readers, err = fanotify.Start(o.readers); err != nil {
+		return err
+	}
+	defer a.readers.Stop()
+	a.guard = guard.New(guard.Options{Readers: a.readers, Records: a.records, Logger: o.log, MaxHeld: maxHeld}, o.config, a.scanners)
+	defer a.unguard(context.WithoutCancel(ctx))
+	a.watch = &watchdog{readers: a.readers, log: o.log}
+	return a.listen(ctx)
+}
+
+// listen serves the socket, and everything that comes from outside meanwhile.
+// When it returns, nothing new is admitted.
+func (a *agent) listen(ctx context.Context) error {
+	ln, err := api.Listen(a.config.Socket) //nolint:contextcheck // its life ends with Shutdown
+	if err != nil {
+		return err
+	}
+	server := api.NewServer(a, a.log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	a.log.Info("guarding", "version", version, "socket", a.config.Socket, "config", nameOf(a.file),
+		"tenants", len(a.config.Tenants), "readers", a.readers.Len())
+	a.notify(daemon.SdNotifyReady)
+	err = a.attend(ctx, served)
+	a.notify(daemon.SdNotifyStopping)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	return errors.Join(err, server.Shutdown(stopping))
+}
+
+// attend handles signals and the watchdog until ctx is done or the server fails.
+func (a *agent) attend(ctx context.Context, served <-chan error) error {
+	feed := time.NewTicker(a.watch.interval())
+	defer feed.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			a.log.Info("stopping")
+			return nil
+		case err := <-served:
+			return fmt.Errorf("socket: %w", err)
+		case <-a.hangups:
+			a.reload()
+		case <-feed.C:
+			if a.watch.look() {
+				a.notify(daemon.SdNotifyWatchdog)
+			}
+		}
+	}
+}
+
+// notify tells systemd, if it listens.
+func (a *agent) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		a.log.Warn("systemd could not be notified", "state", state, "error", err)
+	}
+}
+
+// unguard answers whoever waits and gives the containers up.
+func (a *agent) unguard(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	if n := a.guard.Close(ctx); n > 0 {
+		a.log.Warn("containers go on unguarded: their marks ended with the agent", "containers", n,
+			"remedy", "restart them once the agent is back")
+	}
+}
+
+func (a *agent) closeRecords(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	if err := a.records.Close(ctx); err != nil {
+		a.log.Error("the last records could not be written", "error", err)
+	}
+}
+
+func (a *agent) closeScanners() {
+	drained := make(chan struct{})
+	go func() {
+		a.draining.Wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-time.After(stopPatience):
+		a.log.Warn("scanners that a reload replaced are still at work")
+	}
+	if err := scanners.Close(a.scanners); err != nil {
+		a.log.Warn("scanners did not close", "error", err)
+	}
+}

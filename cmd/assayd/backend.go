@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/announce"
+	"github.com/assay-project/assay/internal/api"
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/guard"
+	"github.com/assay-project/assay/internal/scanners"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/scanner"
+)
+
+// healthPatience bounds how long a status waits for a scanner to say how it is.
+const healthPatience = 2 * time.Second
+
+// Announce guards a container.
+func (a *agent) Announce(ctx context.Context, c announce.Container) (announce.Guarded, error) {
+	return a.guard.Announce(ctx, c)
+}
+
+// Events returns the records.
+func (a *agent) Events() *audit.Log { return a.records }
+
+// A badRequest is a mistake of whoever called.
+type badRequest struct{ announce.Refusal }
+
+// HTTPStatus is 422.
+func (*badRequest) HTTPStatus() int { return http.StatusUnprocessableEntity }
+
+func (b *badRequest) Unwrap() error { return &b.Refusal }
+
+// Check scans a descriptor as the tenant's policy would.
+func (a *agent) Check(ctx context.Context, fd int, tenantName, path string) (api.CheckResult, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return api.CheckResult{}, fmt.Errorf("the descriptor that was passed: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return api.CheckResult{}, &badRequest{announce.Refusal{Message: "only regular files can be checked", Remedy: "copy the content into a file"}}
+	}
+	v, err := a.guard.Check(ctx, fd, st.Size, tenantName, path)
+	if errors.Is(err, guard.ErrNoTenant) {
+		return api.CheckResult{}, &badRequest{announce.Refusal{Message: err.Error(), Remedy: "`assay status` lists the tenants"}}
+	}
+	if err != nil {
+		return api.CheckResult{}, err
+	}
+	return api.CheckResult{
+		Path: path, Tenant: v.Tenant, Decision: v.Decision, Verdict: v.Result.Verdict.Outcome.String(),
+		Reason: v.Reason, Detail: v.Detail, Size: v.Size,
+		Scanners: guard.ScannerRecords(v.Result.Reports), Micros: v.Took.Microseconds(),
+	}, nil
+}
+
+// Status describes the agent.
+func (a *agent) Status(ctx context.Context) api.Status {
+	a.mu.Lock()
+	cfg, built, reloadErr := a.config, a.scanners, a.reloadErr
+	a.mu.Unlock()
+	s := api.Status{
+		Version: version, PID: os.Getpid(), Started: a.started,
+		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(),
+		Problems: []string{},
+		Tenants:  tenantStatus(a.guard.Tenants()), Containers: containerStatus(a.guard.Containers()),
+		Scanners: scannerStatus(ctx, cfg.Scanners, built),
+		Records:  api.RecordsStatus(a.records.Status()),
+	}
+	if reloadErr != nil {
+		s.ReloadErr = reloadErr.Error()
+		s.Problems = append(s.Problems, "the configuration file is not the one in force: "+s.ReloadErr)
+	}
+	for _, sc := range s.Scanners {
+		if !sc.Healthy {
+			s.Problems = append(s.Problems, fmt.Sprintf("scanner %s: %s", sc.Name, sc.Error))
+		}
+	}
+	if s.Records.Error != "" {
+		s.Problems = append(s.Problems, "records cannot be written: "+s.Records.Error)
+	}
+	if n := a.watch.stuck.Load(); n > 0 {
+		s.Problems = append(s.Problems, fmt.Sprintf("%d of %d event readers make no progress (a file on a network or FUSE volume may hang)", n, s.Readers))
+	}
+	s.Healthy = len(s.Problems) == 0
+	return s
+}
+
+func tenantStatus(states []guard.TenantState) []api.TenantStatus {
+	list := make([]api.TenantStatus, 0, len(states))
+	for _, t := range states {
+		list = append(list, api.TenantStatus{
+			Name: t.Name, Mode: string(t.Mode), Containers: t.Containers, Queued: t.Queued, InFlight: t.InFlight,
+			Allowed: t.Answers.Allowed, Denied: t.Answers.Denied, Unscanned: t.Answers.Unscanned, Reasons: t.Answers.Reasons,
+		})
+	}
+	return list
+}
+
+func containerStatus(states []guard.ContainerState) []api.ContainerStatus {
+	list := make([]api.ContainerStatus, 0, len(states))
+	for _, c := range states {
+		marks := make([]api.Mark, 0, len(c.Mounts))
+		for _, m := range c.Mounts {
+			marks = append(marks, api.Mark{Destination: m.Destination, FSType: m.FSType, Kind: string(m.Kind), Why: m.Why})
+		}
+		list = append(list, api.ContainerStatus{
+			ID: c.ID, Name: c.Name, Namespace: c.Namespace, Pod: c.Pod, Tenant: c.Tenant, PID: c.PID,
+			Since: c.Since, Marks: marks, Allowed: c.Answers.Allowed, Denied: c.Answers.Denied,
+		})
+	}
+	return list
+}
+
+// scannerStatus asks all scanners at once how they are.
+func scannerStatus(ctx context.Context, cfg []tenant.Scanner, built map[string]scanner.Named) []api.ScannerStatus {
+	ctx, cancel := context.WithTimeout(ctx, healthPatience)
+	defer cancel()
+	list := make([]api.ScannerStatus, len(cfg))
+	var wg sync.WaitGroup
+	for i, c := range cfg {
+		s := built[c.Name]
+		list[i] = api.ScannerStatus{Name: c.Name, Driver: scanners.Driver(c)}
+		wg.Go(func() {
+			if err := s.Health(ctx); err != nil {
+				list[i].Error = err.Error()
+			}
+			list[i].Healthy = list[i].Error == ""
+			list[i].Generation = string(s.Generation())
+		})
+	}
+	wg.Wait()
+	return list
+}
