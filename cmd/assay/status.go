@@ -1,0 +1,196 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/urfave/cli/v2"
+
+	"github.com/assay-project/assay/internal/api"
+)
+
+func (p *program) statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "status",
+		Usage: "show what the agent guards, per tenant, container and scanner",
+		Description: `Shows the agent's own account of itself: its tenants with their answers, the
+containers it guards, its scanners and the state of the event records.
+Exits with 1 if the agent calls itself unhealthy, and says why.
+
+"Unscanned" counts files that were allowed although no scanner called them
+clean; the table of reasons says why.
+
+Examples:
+  assay status
+  assay status -o json | jq '.containers[].id'
+  watch assay status`,
+		Action: p.status,
+	}
+}
+
+func (p *program) status(c *cli.Context) error {
+	if _, err := operands(c, "", 0, 0); err != nil {
+		return err
+	}
+	st, err := agentStatus(c)
+	if err != nil {
+		return err
+	}
+	if asJSON(c) {
+		err = p.printJSON(st)
+	} else {
+		err = p.printStatus(&st)
+	}
+	if err == nil && !st.Healthy {
+		return errFinding
+	}
+	return err
+}
+
+// printStatus writes the tables of st, one below the other.
+func (p *program) printStatus(st *api.Status) error {
+	for i, section := range []*table{
+		p.agentTable(st), tenantTable(st), reasonTable(st), p.containerTable(st), scannerTable(st),
+	} {
+		if len(section.rows) == 0 {
+			continue
+		}
+		if i > 0 {
+			if _, err := io.WriteString(p.stdout, "\n"); err != nil {
+				return err
+			}
+		}
+		if err := p.print(section); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// agentTable describes the agent itself.
+func (p *program) agentTable(st *api.Status) *table {
+	t := &table{}
+	health := cell{text: "healthy", style: green}
+	if !st.Healthy {
+		health = cell{text: "unhealthy", style: red}
+	}
+	t.add("Agent", health)
+	for _, problem := range st.Problems {
+		t.add("Problem", cell{text: problem, style: red})
+	}
+	t.add("Version", st.Version)
+	t.add("Process", fmt.Sprintf("pid %d, up %s, %s", st.PID, p.since(st.Started), plural(st.Readers, "reader thread")))
+	t.add("Configuration", configuration(st))
+	if st.ReloadErr != "" {
+		t.add("Reload", cell{text: "failed, nothing changed: " + st.ReloadErr, style: yellow})
+	}
+	t.add("Records", records(&st.Records))
+	return t
+}
+
+// configuration names the configuration in force.
+func configuration(st *api.Status) string {
+	file := cmp.Or(st.ConfigFile, "built-in default")
+	if st.ConfigHash == "" {
+		return file
+	}
+	return fmt.Sprintf("%s (%s)", file, st.ConfigHash[:min(12, len(st.ConfigHash))])
+}
+
+// records sums the state of the records up in a line.
+func records(r *api.RecordsStatus) string {
+	parts := []string{"no file"}
+	if r.File != "" {
+		parts = []string{fmt.Sprintf("%d written to %s, %d lost", r.Written, r.File, r.Lost)}
+	}
+	parts = append(parts, plural(r.Subscribers, "subscriber"))
+	if r.LostToSubs > 0 {
+		parts = append(parts, fmt.Sprintf("%d lost to slow subscribers", r.LostToSubs))
+	}
+	if r.Error != "" {
+		parts = append(parts, "error: "+r.Error)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func tenantTable(st *api.Status) *table {
+	t := &table{heading: []string{
+		"TENANT", "MODE", "CONTAINERS", "QUEUED", "IN FLIGHT", "ALLOWED", "DENIED", "UNSCANNED",
+	}}
+	for _, n := range st.Tenants {
+		t.add(n.Name, n.Mode, n.Containers, n.Queued, n.InFlight, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
+	}
+	return t
+}
+
+// reasonTable says why answers were what they were.
+func reasonTable(st *api.Status) *table {
+	t := &table{heading: []string{"TENANT", "REASON", "ANSWERS"}}
+	for _, n := range st.Tenants {
+		for _, reason := range slices.Sorted(maps.Keys(n.Reasons)) {
+			t.add(n.Name, reason, n.Reasons[reason])
+		}
+	}
+	return t
+}
+
+func (p *program) containerTable(st *api.Status) *table {
+	t := &table{heading: []string{
+		"CONTAINER", "NAME", "NAMESPACE", "TENANT", "PID", "GUARDED", "MARKS", "ALLOWED", "DENIED",
+	}}
+	for _, n := range st.Containers {
+		t.add(shortID(n.ID), cmp.Or(n.Name, "-"), cmp.Or(n.Namespace, "-"), n.Tenant, n.PID,
+			p.since(n.Since), marks(n.Marks), n.Allowed, count(n.Denied, red))
+	}
+	return t
+}
+
+// marks sums a container's marks up by kind: "2 superblock, 1 none".
+func marks(all []api.Mark) string {
+	kinds := make(map[string]int)
+	for _, m := range all {
+		kinds[m.Kind]++
+	}
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		parts = append(parts, fmt.Sprintf("%d %s", kinds[kind], kind))
+	}
+	return cmp.Or(strings.Join(parts, ", "), "none")
+}
+
+func scannerTable(st *api.Status) *table {
+	t := &table{heading: []string{"SCANNER", "DRIVER", "STATE", "GENERATION", "ERROR"}}
+	for _, n := range st.Scanners {
+		state := cell{text: "healthy", style: green}
+		if !n.Healthy {
+			state = cell{text: "unhealthy", style: red}
+		}
+		t.add(n.Name, n.Driver, state, cmp.Or(n.Generation, "-"), n.Error)
+	}
+	return t
+}
+
+// count is a number that stands out unless it is zero.
+func count(n uint64, s style) cell {
+	if n == 0 {
+		s = plain
+	}
+	return cell{text: fmt.Sprint(n), style: s}
+}
+
+// since says how long ago t was, in words.
+func (p *program) since(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return strings.ToLower(units.HumanDuration(p.now().Sub(t)))
+}
+
+// shortID returns the part of a container id that people use.
+func shortID(id string) string { return id[:min(12, len(id))] }
