@@ -1,0 +1,90 @@
+// Command guest runs inside test containers and does what busybox cannot: it
+// reports the exact errno of an open, and talks over a unix socket. It is static
+// and small, and part of the test image's lowest layer.
+//
+//	guest read FILE...   prints "FILE: N bytes" or "FILE: ERRNO" for each
+//	guest socket PATH    one round trip over a unix socket at PATH
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if len(os.Args) < 3 {
+		fail(errors.New("usage: guest read FILE... | socket PATH"))
+	}
+	switch os.Args[1] {
+	case "read":
+		os.Exit(read(os.Args[2:]))
+	case "socket":
+		if err := socket(os.Args[2]); err != nil {
+			fail(err)
+		}
+		fmt.Println("round trip")
+	default:
+		fail(fmt.Errorf("unknown command %q", os.Args[1]))
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "guest:", err)
+	os.Exit(2)
+}
+
+// read reads every file to its end; the exit code is 1 if one could not be.
+func read(files []string) int {
+	code := 0
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		var errno unix.Errno
+		switch {
+		case err == nil:
+			fmt.Printf("%s: %d bytes\n", name, len(data))
+		case errors.As(err, &errno):
+			fmt.Printf("%s: %s\n", name, unix.ErrnoName(errno))
+			code = 1
+		default:
+			fmt.Printf("%s: %v\n", name, err)
+			code = 1
+		}
+	}
+	return code
+}
+
+// socket listens at path, connects to it and sends a line to itself.
+func socket(path string) error {
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	client, err := net.Dial("unix", path)
+	if err != nil {
+		return err
+	}
+	server, err := listener.Accept()
+	if err != nil {
+		return err
+	}
+	if _, err := client.Write([]byte("ping")); err != nil {
+		return err
+	}
+	if err := client.Close(); err != nil {
+		return err
+	}
+	got, err := io.ReadAll(server)
+	if err != nil {
+		return err
+	}
+	if string(got) != "ping" {
+		return fmt.Errorf("got %q over the socket, want %q", got, "ping")
+	}
+	return nil
+}

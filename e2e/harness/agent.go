@@ -1,0 +1,218 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An Agent is a running assayd with a socket, a state directory and a
+// configuration of its own.
+type Agent struct {
+	Socket string // its unix socket
+
+	suite  *Suite
+	dir    string
+	config string // path of its configuration
+	log    string // path of its standard error
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process has been waited for
+	ended  atomic.Bool   // a test ended it on purpose
+	events *follower
+}
+
+// readyPatience is how long an agent may take to become ready.
+const readyPatience = 20 * time.Second
+
+// StartAgent starts an agent with the configuration text, to which it adds the
+// socket and the state directory, and waits until it says that it is ready. The
+// agent has to end well when tb does.
+func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
+	tb.Helper()
+	dir := s.Scratch(tb)
+	a := &Agent{
+		Socket: filepath.Join(dir, "agent.sock"), suite: s, dir: dir,
+		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
+		exited: make(chan struct{}),
+	}
+	a.writeConfig(tb, config)
+	a.start(tb)
+	a.events = a.follow(tb)
+	return a
+}
+
+func (a *Agent) writeConfig(tb testing.TB, config string) {
+	tb.Helper()
+	text := fmt.Sprintf("socket: %s\nstate: %s\n%s", a.Socket, filepath.Join(a.dir, "state"), config)
+	if err := os.WriteFile(a.config, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// start runs the process and waits for READY=1 on a notification socket.
+func (a *Agent) start(tb testing.TB) {
+	tb.Helper()
+	notify := filepath.Join(a.dir, "notify.sock")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = conn.Close() })
+	log, err := os.Create(a.log)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer log.Close()
+	a.cmd = exec.Command(a.suite.Bin("assayd"), "--config", a.config)
+	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	a.cmd.Stdout, a.cmd.Stderr = log, log
+	if err := a.cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	go func() {
+		defer close(a.exited)
+		_ = a.cmd.Wait() // the state is read from ProcessState
+	}()
+	tb.Cleanup(func() { a.finish(tb) })
+	if err := a.awaitReady(conn); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (a *Agent) awaitReady(conn *net.UnixConn) error {
+	if err := conn.SetReadDeadline(time.Now().Add(readyPatience)); err != nil {
+		return err
+	}
+	go func() { // an agent that dies will never say anything
+		<-a.exited
+		_ = conn.SetReadDeadline(time.Now())
+	}()
+	buf := make([]byte, 4096)
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return fmt.Errorf("the agent did not become ready: %w", err)
+		}
+		for line := range strings.Lines(string(buf[:n])) {
+			if strings.TrimSpace(line) == "READY=1" {
+				return nil
+			}
+		}
+	}
+}
+
+// finish ends the agent with the test: politely, unless the test has done it.
+func (a *Agent) finish(tb testing.TB) {
+	tb.Helper()
+	if !a.ended.Load() {
+		a.Stop(tb)
+	}
+	if tb.Failed() {
+		text, err := os.ReadFile(a.log)
+		tb.Logf("log of the agent (%v):\n%s", err, text)
+	}
+}
+
+// PID returns the agent's process id.
+func (a *Agent) PID() int { return a.cmd.Process.Pid }
+
+// Signal sends a signal to the agent.
+func (a *Agent) Signal(tb testing.TB, sig syscall.Signal) {
+	tb.Helper()
+	if err := a.cmd.Process.Signal(sig); err != nil {
+		tb.Fatalf("%v to the agent: %v", sig, err)
+	}
+}
+
+// Stop ends the agent as systemd does, and expects exit code 0.
+func (a *Agent) Stop(tb testing.TB) {
+	tb.Helper()
+	a.ended.Store(true)
+	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		tb.Errorf("stop the agent: %v", err)
+	}
+	if err := a.wait(); err != nil {
+		tb.Errorf("%v after SIGTERM; killed", err)
+		_ = a.cmd.Process.Kill()
+		<-a.exited
+		return
+	}
+	if code := a.cmd.ProcessState.ExitCode(); code != 0 {
+		tb.Errorf("the agent ended with %v, want exit code 0", a.cmd.ProcessState)
+	}
+}
+
+// Kill ends the agent with SIGKILL.
+func (a *Agent) Kill(tb testing.TB) {
+	tb.Helper()
+	a.ended.Store(true)
+	a.Signal(tb, syscall.SIGKILL)
+	if err := a.wait(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (a *Agent) wait() error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyPatience)
+	defer cancel()
+	select {
+	case <-a.exited:
+		return nil
+	case <-ctx.Done():
+		return errors.New("the agent did not end")
+	}
+}
+
+// Reload replaces the configuration and sends SIGHUP. It returns when the agent
+// has judged it: the status shows another configuration or a reload error.
+func (a *Agent) Reload(tb testing.TB, config string) Status {
+	tb.Helper()
+	before := a.Status(tb)
+	a.writeConfig(tb, config)
+	a.Signal(tb, syscall.SIGHUP)
+	var after Status
+	Eventually(tb, "the agent reloads its configuration", func() error {
+		after = a.Status(tb)
+		if after.ConfigHash == before.ConfigHash && after.ReloadError == before.ReloadError {
+			return errors.New("the status shows neither a new configuration nor a reload error")
+		}
+		return nil
+	})
+	return after
+}
+
+// CLI runs the operator's program against this agent.
+func (a *Agent) CLI(tb testing.TB, args ...string) Result {
+	tb.Helper()
+	return Command(tb, a.suite.Bin("assay"), append([]string{"--socket", a.Socket}, args...)...)
+}
+
+// Gate returns the hook for containers of a namespace.
+func (a *Agent) Gate(namespace string) *Gate { return &Gate{Socket: a.Socket, Namespace: namespace} }
+
+// Descriptors returns what the agent's descriptors point to.
+func (a *Agent) Descriptors(tb testing.TB) []string {
+	tb.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", a.PID())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var targets []string
+	for _, entry := range entries {
+		// A descriptor may be closed between the listing and this.
+		if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil {
+			targets = append(targets, target)
+		}
+	}
+	return targets
+}
