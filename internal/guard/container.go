@@ -148,7 +148,7 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 	k.told(o, scanner.Result{}, detail)
 }
 
-// Unopened records an opener that the kernel denied because it could not open
+// unopened records an opener that the kernel denied because it could not open
 // the file for us.
 func (c *container) unopened(tid int, errno error) {
 	t := c.pool.Load()
