@@ -91,6 +91,21 @@ func (c *Config) Hash() string {
 	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
+// Hash returns digits that are equal for scanners whose verdicts are worth the same:
+// their driver and what it asks, not how.
+func (s Scanner) Hash() string {
+	v := s.view()
+	v.Name = ""
+	if v.Clamd != nil {
+		v.Clamd.Connections = 0
+	}
+	sum := sha256.New()
+	if err := json.NewEncoder(sum).Encode(v); err != nil {
+		panic(fmt.Sprintf("tenant: encoding a scanner: %v", err)) // see Config.Hash
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
 // RestartNeeded returns the top-level keys, socket, state, cache and records in this
 // order, whose change from c to next a running agent cannot apply. It is empty
 // if a reload can apply everything.
