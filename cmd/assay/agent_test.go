@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,8 +25,11 @@ import (
 // A fakeBackend is an agent with fixed answers. A file is malicious if it
 // contains "EICAR", unscannable if it contains "SECRET".
 type fakeBackend struct {
-	healthy bool
-	log     *audit.Log
+	healthy   bool
+	empty     bool // no verdicts
+	log       *audit.Log
+	paused    atomic.Bool
+	scanEnded chan error // of the image "endless"
 }
 
 var errUnknownTenant = &announce.Refusal{Message: `there is no tenant "nosuch"`, Remedy: "the tenants are: payments, default"}
@@ -118,7 +122,7 @@ func startAgent(path string, healthy bool) (*fakeAgent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &fakeAgent{backend: &fakeBackend{healthy: healthy, log: log}, served: make(chan error, 1)}
+	a := &fakeAgent{backend: &fakeBackend{healthy: healthy, log: log, scanEnded: make(chan error, 8)}, served: make(chan error, 1)}
 	a.server = api.NewServer(a.backend, slog.New(slog.DiscardHandler))
 	go func() { a.served <- a.server.Serve(ln) }()
 	for i := range 3 {
