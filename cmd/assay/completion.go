@@ -106,6 +106,8 @@ func flagWords(name string) []string {
 		return []string{outputTable, outputJSON}
 	case flagDecision:
 		return decisions()
+	case flagOp:
+		return operations()
 	case flagOnAgentMissing:
 		return onAgentMissing()
 	}

@@ -31,7 +31,7 @@ func fakeStore(healthy bool) api.StoreStatus {
 }
 
 func (b *fakeBackend) Verdicts(context.Context) (api.Verdicts, error) {
-	if b.empty {
+	if b.empty.Load() {
 		return api.Verdicts{Cache: api.CacheStatus{MaxBytes: 64 << 20}}, nil
 	}
 	return api.Verdicts{

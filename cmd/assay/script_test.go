@@ -19,6 +19,8 @@ func TestMain(m *testing.M) {
 //
 //	agent healthy|unhealthy        starts an agent on $SOCK
 //	agent append N...              gives it more records
+//	agent dirty                    gives it the record of a writer
+//	agent empty                    lets it have no verdicts
 //	agent stop                     ends it
 //	code N COMMAND...              runs COMMAND and expects exit code N
 //	fifo FILE                      makes a FIFO
