@@ -108,6 +108,8 @@ func flagWords(name string) []string {
 		return decisions()
 	case flagOp:
 		return operations()
+	case flagBy:
+		return verdictSections()
 	case flagOnAgentMissing:
 		return onAgentMissing()
 	}

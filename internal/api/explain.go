@@ -120,7 +120,7 @@ type Prediction struct {
 	Decision string   `json:"decision,omitempty"` // allow, deny; "" if the scan decides
 	Source   string   `json:"source,omitempty"`   // of an answer at once: kernel, cache, instant, policy
 	Reason   string   `json:"reason,omitempty"`   // as in a record; "" if the scan decides
-	Scanners []string `json:"scanners"`           // those that will be asked
+	Scanners []string `json:"scanners"`           // those that will be asked; after an answer at once in audit mode
 	Detail   string   `json:"detail,omitempty"`   // for people
 }
 
