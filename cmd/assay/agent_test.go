@@ -29,6 +29,7 @@ type fakeBackend struct {
 	empty     atomic.Bool // no verdicts
 	log       *audit.Log
 	paused    atomic.Bool
+	scanBegan chan struct{}
 	scanEnded chan error // of the image "endless"
 }
 
@@ -126,7 +127,7 @@ func startAgent(path string, healthy bool) (*fakeAgent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &fakeAgent{backend: &fakeBackend{healthy: healthy, log: log, scanEnded: make(chan error, 8)}, served: make(chan error, 1)}
+	a := &fakeAgent{backend: &fakeBackend{healthy: healthy, log: log, scanBegan: make(chan struct{}, 8), scanEnded: make(chan error, 8)}, served: make(chan error, 1)}
 	a.server = api.NewServer(a.backend, slog.New(slog.DiscardHandler))
 	go func() { a.served <- a.server.Serve(ln) }()
 	for i := range 3 {

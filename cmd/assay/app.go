@@ -38,6 +38,7 @@ Examples:
   assay explain --container web /bin/sh    what the next open of a file is answered
   assay verdicts                what is known, by layer and by scanner
   assay check download.tar.gz   ask the agent's scanners about one file
+  assay scan image nginx        scan before anybody opens it
   assay help COMMAND            more about one command`
 
 // app returns the command tree.
@@ -59,7 +60,7 @@ func (p *program) app() *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {},
 		Commands: []*cli.Command{
 			p.statusCommand(), p.doctorCommand(), p.eventsCommand(), p.explainCommand(), p.verdictsCommand(),
-			p.checkCommand(), p.policyCommand(),
+			p.checkCommand(), p.scanCommand(), p.policyCommand(),
 			p.installCommand(), p.uninstallCommand(), p.completionCommand(), p.versionCommand(),
 		},
 	}

@@ -2,8 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
+	"os/exec"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/api"
@@ -108,6 +114,7 @@ func (b *fakeBackend) Scan(ctx context.Context, req api.ScanRequest, emit func(a
 	case "/nosuch", "nosuch":
 		return api.ScanTotals{}, &unknownError{announce.Refusal{Message: "there is no " + req.Kind + " " + req.Name, Remedy: "pull it first"}}
 	case "endless":
+		b.scanBegan <- struct{}{}
 		send(api.ScanLine{Progress: &api.ScanProgress{Files: 10, FilesDone: 1}})
 		<-ctx.Done()
 		b.scanEnded <- ctx.Err()
@@ -148,4 +155,23 @@ func (b *fakeBackend) aheadStatus() api.AheadStatus {
 		st.State, st.Current = api.AheadPaused, ""
 	}
 	return st
+}
+
+// interruptCommand shows that a signal ends the program and the agent's scan.
+func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: interrupt")
+	}
+	holder, _ := ts.Value(agentKey).(*agentHolder)
+	cmd := exec.CommandContext(context.Background(), "assay", "scan", "image", "--socket", ts.Getenv("SOCK"), "endless")
+	cmd.Stderr, cmd.Stdout = ts.Stderr(), ts.Stdout()
+	ts.Check(cmd.Start())
+	<-holder.agent.backend.scanBegan
+	ts.Check(cmd.Process.Signal(unix.SIGINT))
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		ts.Fatalf("%v", err)
+	}
+	_, err := fmt.Fprintf(ts.Stdout(), "exit code %d, scan: %v\n", cmd.ProcessState.ExitCode(), <-holder.agent.backend.scanEnded)
+	ts.Check(err)
 }

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 //	agent stop                     ends it
 //	code N COMMAND...              runs COMMAND and expects exit code N
 //	fifo FILE                      makes a FIFO
+//	interrupt                      sends SIGINT to a scan that does not end by itself
 //	follow INT|TERM|stop N I ARG.. runs "assay events --follow ARG..", reads N lines, appends
 //	                               record I (again and again if N is 0), reads a line, then sends the
 //	                               signal or stops the agent
@@ -38,6 +39,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"agent": agentCommand, "code": codeCommand, "fifo": fifoCommand, "follow": followCommand,
+			"interrupt": interruptCommand,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
