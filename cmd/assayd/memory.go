@@ -20,6 +20,7 @@ const hostRoot = "/"
 // memory is what the agent remembers verdicts with.
 type memory struct {
 	guard.Memory
+	storage  *layer.ContainersStorage
 	store    *store.Store
 	storeErr error // why there is no store
 }
@@ -44,7 +45,8 @@ func openMemory(cfg *tenant.Config, maxMarks, readers int, log *slog.Logger) (m 
 	if m.Leases, err = lease.NewHolder(); err != nil {
 		return nil, fmt.Errorf("leases: %w", err)
 	}
-	m.Resolvers = []layer.Resolver{layer.NewContainersStorage(m.Host), layer.NewDocker(m.Host)}
+	m.storage = layer.NewContainersStorage(m.Host)
+	m.Resolvers = []layer.Resolver{m.storage, layer.NewDocker(m.Host)}
 	if cfg.Cache.Disk > 0 {
 		m.openStore(cfg, log)
 	}
@@ -87,16 +89,4 @@ func (m *memory) close(ctx context.Context, log *slog.Logger) {
 			log.Warn("close the host's tree", "error", err)
 		}
 	}
-}
-
-// problem says why verdicts do not survive a restart, or "".
-func (m *memory) problem() string {
-	err := m.storeErr
-	if m.store != nil {
-		err = m.store.Status().Err
-	}
-	if err == nil {
-		return ""
-	}
-	return "verdicts will not survive a restart: " + err.Error()
 }

@@ -92,9 +92,10 @@ const (
 // Progress is what came of the layers so far.
 type Progress struct {
 	State              State
-	Queued, Done, Gone int    // layers; gone ones could not be opened
-	Layer              string // the one being scanned
-	LayerFiles         int    // files in it
+	Since              time.Time // of the state
+	Queued, Done, Gone int       // layers; gone ones could not be opened
+	Layer              string    // the one being scanned
+	LayerFiles         int       // files in it
 	LayerFilesDone     int
 	Files              [Failed + 1]uint64 // by result, of all layers
 	Bytes              uint64             // of what was scanned
@@ -120,7 +121,7 @@ type Runner struct {
 // Start starts a runner. Close ends it.
 func Start(s Scans) *Runner {
 	r := &Runner{scans: s, wake: make(chan struct{}, 1), waiting: map[any]bool{}, done: map[any]bool{}}
-	r.progress.State = Idle
+	r.turn(Idle)
 	r.ctx, r.end = context.WithCancel(context.Background())
 	r.over.Go(r.run)
 	return r
@@ -200,12 +201,13 @@ func (r *Runner) next() (Job, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.paused || len(r.queue) == 0 {
-		r.progress.State = Idle
+		r.turn(Idle)
 		return Job{}, false
 	}
 	j := r.queue[0]
 	r.queue = slices.Delete(r.queue, 0, 1)
-	r.progress.State, r.progress.Layer = Scanning, j.Name
+	r.turn(Scanning)
+	r.progress.Layer = j.Name
 	r.progress.LayerFiles, r.progress.LayerFilesDone = 0, 0
 	return j, true
 }
@@ -326,5 +328,12 @@ func (r *Runner) unpaused(ctx context.Context) error {
 func (r *Runner) say(s State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.progress.State = s
+	r.turn(s)
+}
+
+// turn notes a new state. The caller holds mu.
+func (r *Runner) turn(s State) {
+	if r.progress.State != s {
+		r.progress.State, r.progress.Since = s, time.Now()
+	}
 }

@@ -14,7 +14,7 @@ type Record struct {
 	Seq       uint64    `json:"seq"` // ascending by one; a gap means lost records
 	Tenant    string    `json:"tenant"`
 	Container Container `json:"container"`
-	Op        string    `json:"op"`   // open, exec
+	Op        string    `json:"op"`   // open, exec; dirty and scan are no openers, and have no decision
 	Path      string    `json:"path"` // as the opener sees it; untrusted
 	PID       int       `json:"pid"`  // in the agent's pid namespace
 	Exe       string    `json:"exe"`  // of the opener; untrusted

@@ -209,7 +209,27 @@ func (p *policy) predict(e *Explanation, f *scanner.File, scope verdict.Scope, e
 		}
 		missing = view.Unknown()
 	}
+	if p.Mode == tenant.Audit { // allowed first, scanned afterwards
+		return Prediction{Decision: fanotify.Allow, Source: sourcePolicy, Reason: audit.ReasonAuditMode, Scanners: missing}
+	}
 	return Prediction{Scan: true, Scanners: missing}
+}
+
+// WhyUnmarked says why the kernel asks about the file, as far as it can be told.
+func (e *Explanation) WhyUnmarked() string {
+	switch {
+	case e.Mode&unix.S_IFMT != unix.S_IFREG:
+		return "not a regular file"
+	case e.Policy.KernelMarks == tenant.MarkOff:
+		return "kernelMarks is off"
+	case e.Policy.KernelMarks == tenant.MarkLayers && e.Origin.Reason != layer.Pristine:
+		return "kernelMarks is layers, and this is no unchanged file of a layer"
+	case e.Open.Source == sourceInstant:
+		return "its scanners know it to be harmless from its size, which costs as little"
+	case e.Open.Source != sourceCache || e.Open.Decision != fanotify.Allow:
+		return "not known to be clean"
+	}
+	return "not opened again since its verdict was known, or no room, or a writer (assay status counts why)"
 }
 
 // names returns the names of the policy's scanners.

@@ -362,7 +362,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 		o := p.judge(r.Verdict)
 		done <- Verdict{
 			Decision: decisionName(o.decision), Reason: o.reason,
-			Detail: verdictDetail(r.Verdict), Result: r,
+			Detail: VerdictDetail(r.Verdict), Result: r,
 		}
 	})
 	v := Verdict{}

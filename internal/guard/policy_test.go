@@ -176,7 +176,7 @@ func TestVerdictDetail(t *testing.T) {
 		{scanner.ErrorVerdict(nil), ""},
 		{scanner.ErrorVerdict(fmt.Errorf("scanner clamav: %w", errDeadline)), "no verdict within the deadline"},
 	} {
-		if got := verdictDetail(tc.verdict); got != tc.want {
+		if got := VerdictDetail(tc.verdict); got != tc.want {
 			t.Errorf("%+v: %q, want %q", tc.verdict, got, tc.want)
 		}
 	}

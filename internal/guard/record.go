@@ -99,7 +99,7 @@ func (k *task) record(o outcome, a account, took time.Duration) audit.Record {
 		rec.Source = a.source
 	}
 	if a.detail == "" {
-		rec.Detail = verdictDetail(a.result.Verdict)
+		rec.Detail = VerdictDetail(a.result.Verdict)
 	}
 	return rec
 }
@@ -119,14 +119,14 @@ func ScannerRecords(reports []scanner.Report) []audit.Scanner {
 		v := rep.Verdict
 		records = append(records, audit.Scanner{
 			Name: rep.Name, Generation: string(v.Generation), Verdict: v.Outcome.String(),
-			Signature: v.Signature, Detail: verdictDetail(v), Micros: rep.Micros,
+			Signature: v.Signature, Detail: VerdictDetail(v), Micros: rep.Micros,
 		})
 	}
 	return records
 }
 
-// verdictDetail says in words what a verdict without a signature is about.
-func verdictDetail(v scanner.Verdict) string {
+// VerdictDetail says in words what a verdict without a signature is about.
+func VerdictDetail(v scanner.Verdict) string {
 	switch v.Outcome {
 	case scanner.Unscannable:
 		return string(v.Reason)
