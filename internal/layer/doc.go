@@ -8,8 +8,11 @@
 //	handle.go      what the kernel's handle of an overlay file tells
 //	options.go     the options of an overlay, as mountinfo shows them
 //	host.go        the host's directories, and the identity of one
+//	locate.go      those options -> directories
 //	rootfs.go      a container's overlay -> its layers, topmost first
 //	attribute.go   descriptor -> layer, or why none
+//	upper.go       descriptor -> its inode in the upper directory, or why none
+//	reason.go      the reasons why not, a closed set
 //	resolver.go    directories -> digests: containersstorage.go, docker.go, containerd.go
 //
 // It owns the choice of what identifies content on an overlay, where inode
@@ -19,9 +22,10 @@
 //
 // Rules:
 //
-//   - Nothing of a container is opened but with O_PATH, which raises no events,
-//     and that only below directories of the host. Paths are hints: only the
-//     equality of two identities proves anything.
+//   - Nothing of a container is opened by a path but with O_PATH, which raises no
+//     events, and that only below directories of the host. [Rootfs.OpenUpper]
+//     alone opens a file for reading, when it is known to be a regular one. Paths
+//     are hints: only the equality of two identities proves anything.
 //   - A [Resolver] reads files of the runtime's storage, and may wait for locks and
 //     for the runtime: ask it when a container is announced, never for an event.
 //   - Nothing is held: layers and upper directories are opened anew each time, by a

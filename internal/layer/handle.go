@@ -97,6 +97,13 @@ func (b backing) is(h *handle) bool {
 	return h.kind == int32(b.kind) && h.size > 0 && bytes.Equal(b.data, h.data())
 }
 
+// handle returns the backing file's own handle, to open it by.
+func (b backing) handle() handle {
+	h := handle{kind: int32(b.kind)}
+	h.size = uint32(copy(h.bytes[:], b.data)) //nolint:gosec // at most maxHandle
+	return h
+}
+
 // asError turns an errno into an error that says what failed.
 func asError(what string, errno syscall.Errno) error {
 	if errno == 0 {

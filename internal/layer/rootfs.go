@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +37,8 @@ type Rootfs struct {
 	mount      Mount
 	lowers     []lower // topmost first
 	upper      string  // with a slash at its end; "" if the overlay cannot be written
+	upperType  int64   // of the upper directory's filesystem
+	origin     string  // attribute that a copy-up leaves
 	metacopy   []byte  // attribute of files without content, with a zero byte; nil if the overlay refuses them
 	indexed    bool    // hard links are kept over a copy-up
 	unresolved error
@@ -73,7 +73,10 @@ func (h *Host) Rootfs(ctx context.Context, m Mount, bases []string, resolvers ..
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w; unless the runtime's storage is where the agent does not see it, name it as a base", ErrLayers, err)
 	}
-	r := &Rootfs{host: h, mount: m, indexed: h.hasFeature("index", options.index)}
+	r := &Rootfs{host: h, mount: m, indexed: h.hasFeature("index", options.index), origin: "trusted.overlay.origin"}
+	if options.userXattr {
+		r.origin = "user.overlay.origin"
+	}
 	// Directories that only hold data are followed without the option (6.16).
 	switch metacopy := len(options.dataOnly) > 0 || h.hasFeature("metacopy", options.metacopy); {
 	case metacopy && options.userXattr:
@@ -83,6 +86,9 @@ func (h *Host) Rootfs(ctx context.Context, m Mount, bases []string, resolvers ..
 	}
 	if found.upper.name != "" {
 		r.upper = prefix(found.upper)
+		if r.upperType, err = h.fsType(found.upper.name); err != nil {
+			return nil, fmt.Errorf("%w: upper directory: %w", ErrLayers, err)
+		}
 	}
 	names := make([]string, len(found.lower))
 	for i, dir := range found.lower {
@@ -100,6 +106,23 @@ func (r *Rootfs) Layers() []Layer {
 		layers[i] = r.lowers[i].Layer
 	}
 	return layers
+}
+
+// A Directory is a layer with the place where it is.
+type Directory struct {
+	Layer
+	// Path of the directory in the host's tree, absolute and without symbolic links
+	// when it was looked up. Only [Layer.Dir] says whether it still is the same one.
+	Path string
+}
+
+// Dirs returns the layers with their directories, topmost first.
+func (r *Rootfs) Dirs() []Directory {
+	dirs := make([]Directory, len(r.lowers))
+	for i := range r.lowers {
+		dirs[i] = Directory{Layer: r.lowers[i].Layer, Path: "/" + strings.TrimSuffix(r.lowers[i].prefix, "/")}
+	}
+	return dirs
 }
 
 // Unresolved returns why layers have no digest although a resolver was asked that
@@ -123,85 +146,6 @@ func (r *Rootfs) name(ctx context.Context, directories []string, resolvers []Res
 			}
 		}
 	}
-}
-
-// located are the directories of an overlay.
-type located struct {
-	lower []directory
-	upper directory
-}
-
-// locate finds the directories of an overlay.
-func (h *Host) locate(o overlayOptions, m Mount, bases []string) (located, error) {
-	if allAbsolute(o) {
-		return h.locateAt("", o)
-	}
-	var problems []error
-	for _, base := range slices.Concat(bases, guessBases(o.upper, m.Mountpoint)) {
-		found, err := h.locateAt(base, o)
-		if err == nil {
-			return found, nil
-		}
-		problems = append(problems, err)
-	}
-	if len(problems) == 0 {
-		return located{}, errors.New("they are relative, and it is not known to what")
-	}
-	return located{}, errors.Join(problems...)
-}
-
-func (h *Host) locateAt(base string, o overlayOptions) (located, error) {
-	var found located
-	for _, name := range o.lower {
-		dir, err := h.directory(under(base, name))
-		if err != nil {
-			return located{}, fmt.Errorf("lower directory: %w", err)
-		}
-		found.lower = append(found.lower, dir)
-	}
-	if o.upper == "" {
-		return found, nil
-	}
-	var err error
-	if found.upper, err = h.directory(under(base, o.upper)); err != nil {
-		return located{}, fmt.Errorf("upper directory: %w", err)
-	}
-	return found, nil
-}
-
-// under returns name seen from base. It does not clean what it joins: a ".." after
-// a symbolic link is not the parent of the link.
-func under(base, name string) string {
-	if path.IsAbs(name) {
-		return name
-	}
-	return base + "/" + name
-}
-
-func allAbsolute(o overlayOptions) bool {
-	for _, name := range o.lower {
-		if !path.IsAbs(name) {
-			return false
-		}
-	}
-	return o.upper == "" || path.IsAbs(o.upper)
-}
-
-// guessBases returns where relative lower directories may start from: podman and
-// docker mount from the directory that has one directory per layer, which is two
-// above a container's upper directory and its mount point; containerd from the
-// directory that all snapshots have in common, which is two above the upper one.
-func guessBases(upper, mountpoint string) []string {
-	var bases []string
-	for _, name := range []string{upper, mountpoint} {
-		for range 3 {
-			if name = path.Dir(name); !path.IsAbs(name) || name == "/" {
-				break
-			}
-			bases = append(bases, name)
-		}
-	}
-	return bases
 }
 
 // hasFeature reports whether an overlay was mounted with a feature. mountinfo shows
