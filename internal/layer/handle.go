@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -74,6 +75,9 @@ const (
 	ovlUpper     = 1 << 2
 	ovlKnownFlag = ovlUpper | 1<<1 | 1<<0
 )
+
+// ovlEndian is OVL_FH_FLAG_CPU_ENDIAN: OVL_FH_FLAG_BIG_ENDIAN where it applies.
+var ovlEndian = binary.NativeEndian.Uint16([]byte{0, 1}) & 1 //nolint:gochecknoglobals // a constant of the processor
 
 var errHandle = errors.New("the handle is not one of an overlay file")
 

@@ -95,7 +95,11 @@ func (h *Host) Rootfs(ctx context.Context, m Mount, bases []string, resolvers ..
 		names[i] = dir.name
 		r.lowers = append(r.lowers, lower{Layer: Layer{Dir: dir.id}, prefix: prefix(dir)})
 	}
-	r.name(ctx, names, resolvers)
+	var digests []string
+	digests, r.unresolved = resolve(ctx, names, resolvers)
+	for i, digest := range digests {
+		r.lowers[i].Digest = digest
+	}
 	return r, nil
 }
 
@@ -129,23 +133,27 @@ func (r *Rootfs) Dirs() []Directory {
 // could have known, or nil.
 func (r *Rootfs) Unresolved() error { return r.unresolved }
 
-// name asks the resolvers for digests.
-func (r *Rootfs) name(ctx context.Context, directories []string, resolvers []Resolver) {
+// resolve asks the resolvers for the digests of directories, "" for those that none
+// knows. An error says which resolvers failed; the digests of the others are good.
+func resolve(ctx context.Context, directories []string, resolvers []Resolver) ([]string, error) {
+	var failed error
+	known := make([]string, len(directories))
 	for _, resolver := range resolvers {
 		digests, err := resolver.Digests(ctx, directories)
 		if err == nil && len(digests) != len(directories) {
 			err = fmt.Errorf("%d digests for %d directories", len(digests), len(directories))
 		}
 		if err != nil {
-			r.unresolved = errors.Join(r.unresolved, err)
+			failed = errors.Join(failed, err)
 			continue
 		}
 		for i, digest := range digests {
-			if l := &r.lowers[i]; l.Digest == "" && isDigest(digest) {
-				l.Digest = digest
+			if known[i] == "" && isDigest(digest) {
+				known[i] = digest
 			}
 		}
 	}
+	return known, failed
 }
 
 // hasFeature reports whether an overlay was mounted with a feature. mountinfo shows

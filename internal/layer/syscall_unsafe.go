@@ -61,6 +61,25 @@ func rawOpenByHandle(mount int, h *handle, flags int) (int, syscall.Errno) {
 	}
 }
 
+// fsUUID is struct fsuuid2 of linux/fs.h.
+type fsUUID struct {
+	length uint8
+	bytes  uuid
+}
+
+// fsIOCGetFSUUID is FS_IOC_GETFSUUID of linux/fs.h, _IOR(0x15, 0, struct fsuuid2).
+const fsIOCGetFSUUID = 2<<30 | uintptr(unsafe.Sizeof(fsUUID{}))<<16 | 0x15<<8
+
+// rawUUID is ioctl(2) with FS_IOC_GETFSUUID.
+func rawUUID(fd int, u *fsUUID) syscall.Errno {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIOCGetFSUUID, uintptr(unsafe.Pointer(u)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
 // rawGetxattr is getxattr(2) into nothing: it asks whether the attribute is there.
 // path and name end with a zero byte.
 func rawGetxattr(path, name []byte) syscall.Errno {
