@@ -134,11 +134,20 @@ func dirOf(fd int) (Dir, error) {
 	if !f.hasBirthTime() {
 		return Dir{}, errNoBirthTime
 	}
-	var fs unix.Statfs_t
-	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &fs) }); err != nil {
-		return Dir{}, fmt.Errorf("statfs of the directory: %w", err)
+	fs, err := statfs(fd)
+	if err != nil {
+		return Dir{}, err
 	}
 	return f.dir(&fs), nil
+}
+
+// statfs describes the filesystem of an open directory.
+func statfs(fd int) (unix.Statfs_t, error) {
+	var fs unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &fs) }); err != nil {
+		return unix.Statfs_t{}, fmt.Errorf("statfs of the directory: %w", err)
+	}
+	return fs, nil
 }
 
 // dir condenses the facts about a directory of the filesystem fs.

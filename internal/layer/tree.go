@@ -21,6 +21,7 @@ type Tree struct {
 	id     Dir
 	uuid   uuid
 	device uint64
+	fsType int64
 }
 
 // Errors of [Tree.Open].
@@ -71,7 +72,9 @@ func (t *Tree) identify(id Dir) error {
 		return fmt.Errorf("fstat: %w", err)
 	}
 	t.device = st.Dev
-	return nil
+	fs, err := statfs(t.root)
+	t.fsType = fs.Type
+	return err
 }
 
 // Close releases the directory. What was opened below it stays open.
@@ -89,6 +92,11 @@ func (t *Tree) Layer(ctx context.Context, resolvers ...Resolver) (Directory, err
 	digests, err := resolve(ctx, []string{t.path}, resolvers)
 	return Directory{Layer: Layer{Digest: digests[0], Dir: t.id}, Path: t.path}, err
 }
+
+// FS returns the type of the directory's filesystem (f_type of statfs(2),
+// linux/magic.h), as [Rootfs.UpperFS] does for an upper one: on some, nothing must be
+// remembered (see the package comment).
+func (t *Tree) FS() int64 { return t.fsType }
 
 // A File is a regular file of a layer, as it was listed.
 type File struct {
@@ -111,8 +119,10 @@ type Source struct {
 func (s *Source) Identity() Identity { return s.id }
 
 // Unchanged reports whether the file is as it was when it was opened. What was read
-// of it in between then belongs to its identity, provided that nobody writes to
-// layers through mappings.
+// of it in between then belongs to its identity, provided that nobody has it open,
+// or mapped, for writing: a read lease on it tells (fcntl(2), F_SETLEASE). Change
+// times stand still within a tick of the clock on kernels before 6.13; a file that
+// is younger than that when it is opened proves nothing there.
 func (s *Source) Unchanged() (bool, error) {
 	f, err := predict(int(s.Fd()), s.uuid) //nolint:gosec // a descriptor
 	return err == nil && f.identity() == s.id, err

@@ -37,11 +37,8 @@ func (h *Host) fsType(name string) (int64, error) {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	var fs unix.Statfs_t
-	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &fs) }); err != nil {
-		return 0, fmt.Errorf("statfs of %s: %w", name, err)
-	}
-	return fs.Type, nil
+	fs, err := statfs(fd)
+	return fs.Type, err
 }
 
 // OpenUpper opens, for reading, the inode in the upper directory that holds the

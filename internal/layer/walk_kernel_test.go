@@ -92,6 +92,9 @@ func (s *stack) wantPredicted(t *testing.T, l *Tree, name string, depth int) {
 	if err != nil || dir != s.rootfs.Dirs()[depth] {
 		t.Errorf("layer %d: %v, %v, want %v", depth, dir, err, s.rootfs.Dirs()[depth])
 	}
+	if l.FS() != fsOf(t, l.path) {
+		t.Errorf("on %#x", l.FS())
+	}
 	id := predicted(t, l, list(t, l)["/"+name])
 	if got := identify(t, filepath.Join(s.merged, name)); got != id {
 		t.Errorf("%s: predicted %s, the overlay reports %s", name, id, got)
