@@ -49,22 +49,22 @@ func (l *lineage) begin(fd int, hint string) proof {
 		p.origin, err = l.rootfs.Attribute(fd, p.id, hint)
 		if p.pristine() {
 			p.scope, _ = scopeOfLayer(p.origin.Layer)
-			p.holds = l.rootfs.Local(p.origin.Depth)
+			p.holds = l.rootfs.IsLocal(p.origin.Depth)
 			return p
 		}
 	}
 	// A clock that was set can make two contents look the same.
-	p.holds = err == nil && l.memory != nil && l.memory.Leases != nil && l.steady() && p.isSettled() && p.reaches(hint) && p.quiet()
+	p.holds = err == nil && l.memory != nil && l.memory.Leases != nil && l.steady() && isSettled(p.fd) && p.reaches(hint) && p.quiet()
 	return p
 }
 
 // pristine reports whether the file was proven to be a layer's.
 func (p *proof) pristine() bool { return p.onRootfs && p.origin.Reason == layer.Pristine }
 
-// isSettled reports whether the last change is long enough ago.
-func (p *proof) isSettled() bool {
+// isSettled reports whether the last change of a file is long enough ago.
+func isSettled(fd int) bool {
 	var st unix.Stat_t
-	if err := unix.Fstat(p.fd, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return false
 	}
 	changed := time.Unix(st.Ctim.Unix())
@@ -87,9 +87,12 @@ func (p *proof) reaches(hint string) bool {
 	if !p.onRootfs {
 		return true
 	}
-	var err error
-	p.upper, err = p.lineage.rootfs.OpenUpper(p.fd, p.id, hint)
-	return err == nil
+	upper, why, err := p.lineage.rootfs.OpenUpper(p.fd, p.id, hint)
+	if err != nil || why != layer.InUpper {
+		return false
+	}
+	p.upper = upper
+	return true
 }
 
 func notifies(fs int64) bool {
