@@ -34,12 +34,19 @@ type proof struct {
 	scope    verdict.Scope
 	origin   layer.Attribution // if onRootfs
 	onRootfs bool
+	leased   bool // fd has a lease of the caller's, which says that it has no writer
 	holds    bool // so far
 }
 
 // begin gathers what can be proven before the scan. The file's path is a hint.
-func (l *lineage) begin(fd int, hint string) proof {
-	p := proof{lineage: l, fd: fd, upper: -1, scope: l.elsewhere}
+func (l *lineage) begin(fd int, hint string) proof { return l.prove(fd, hint, false) }
+
+// beginLeased is begin for a file with a read lease on fd's open file. A second one
+// for a moment, to ask for writers, would be the same lease, and take it away.
+func (l *lineage) beginLeased(fd int, hint string) proof { return l.prove(fd, hint, true) }
+
+func (l *lineage) prove(fd int, hint string, leased bool) proof {
+	p := proof{lineage: l, fd: fd, upper: -1, scope: l.elsewhere, leased: leased}
 	var err error
 	if p.id, p.onRootfs, err = l.identify(fd); err != nil {
 		return p
@@ -107,7 +114,7 @@ func notifies(fs int64) bool {
 // quiet reports whether nobody has the file open or mapped for writing.
 func (p *proof) quiet() bool {
 	for _, fd := range []int{p.fd, p.upper} {
-		if fd < 0 {
+		if fd < 0 || fd == p.fd && p.leased {
 			continue
 		}
 		if busy, err := p.lineage.memory.Leases.Writers(fd); err != nil || busy {
