@@ -165,15 +165,24 @@ func TestKernelWalk(t *testing.T) {
 	write(t, dir+"/mounted/file", "content")
 	mkdir(t, dir+"/bound")
 	kerneltest.Mount(t, outside, dir+"/bound", "", unix.MS_BIND, "")
-	l, err := tree(t, hostTree(t), dir).List(t.Context(), 1000)
+	write(t, dir+"/covered", "content")
+	kerneltest.Mount(t, dir+"/mounted/file", dir+"/covered", "", unix.MS_BIND, "")
+	open := tree(t, hostTree(t), dir)
+	l, err := open.List(t.Context(), 1000)
 	must(t, err)
 	var paths []string
 	for _, f := range l.Files {
 		paths = append(paths, fmt.Sprint(f.Path, " ", f.Size))
 	}
 	got := strings.ReplaceAll(strings.Join(paths, ", "), "/usr/b2", "/usr/b")
-	if want := "/usr/lib/x/d 7, /a 8, /usr/b 9, /usr/bin/c 10"; got != want || l.Truncated || l.Skipped != 7 {
-		t.Errorf("%s, %d skipped, truncated %t; want %s and 7", got, l.Skipped, l.Truncated, want)
+	if want := "/usr/lib/x/d 7, /a 8, /usr/b 9, /usr/bin/c 10"; got != want || l.Truncated || l.Skipped != 8 {
+		t.Errorf("%s, %d skipped, truncated %t; want %s and 8", got, l.Skipped, l.Truncated, want)
+	}
+	// A pipe that got the inode number of a listed file.
+	var st unix.Stat_t
+	must(t, unix.Stat(dir+"/fifo", &st))
+	if s, err := open.Open(File{Path: "/fifo", inode: st.Ino}); !errors.Is(err, ErrStale) {
+		t.Errorf("a pipe: %+v, %v", s, err)
 	}
 }
 
