@@ -80,6 +80,9 @@ func TestKernelChanged(t *testing.T) {
 		t.Run(k.String(), func(t *testing.T) {
 			s := newStage(t, k)
 			for name := range changes() {
+				if (k.place == onVolume || k.place == inMemory) && name == bindMount {
+					continue // a mount that is made later is covered on the root filesystem only
+				}
 				t.Run(name, func(t *testing.T) { s.change(t, name) })
 			}
 		})
@@ -149,6 +152,9 @@ func (s *stage) setup(t *testing.T) string {
 func (s *stage) change(t *testing.T, name string) {
 	t.Helper()
 	path := s.c.Path(s.name(name))
+	if early(name) && s.byKernel {
+		s.learn(t, path) // a mark that the writer breaks
+	}
 	if !s.changer.do(t, "prepare", name, path) {
 		s.mayLack(t, name)
 		return
@@ -204,8 +210,9 @@ func (s *stage) wantDenied(t *testing.T, path string) {
 		return
 	}
 	for {
-		if rec := s.next(t); rec.Decision != "" {
-			if rec.Decision != "deny" || rec.Verdict != "malicious" {
+		// Records of what the changer opened can come in between.
+		if rec := s.next(t); rec.Decision == "deny" {
+			if rec.Verdict != "malicious" {
 				t.Errorf("the record is %+v", rec)
 			}
 			return
