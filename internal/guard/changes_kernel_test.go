@@ -80,6 +80,9 @@ func TestKernelChanged(t *testing.T) {
 		t.Run(k.String(), func(t *testing.T) {
 			s := newStage(t, k)
 			for name := range changes() {
+				if (k.place == onVolume || k.place == inMemory) && name == bindMount {
+					continue // a mount that is made later is covered on the root filesystem only
+				}
 				t.Run(name, func(t *testing.T) { s.change(t, name) })
 			}
 		})
@@ -92,7 +95,7 @@ type stage struct {
 	*rig
 	fake    *scannertest.Fake
 	c       *kerneltest.Container
-	changer *changer
+	changer *changer // nil where programs are run
 }
 
 func newStage(t *testing.T, k knowledge) *stage {
@@ -149,6 +152,9 @@ func (s *stage) setup(t *testing.T) string {
 func (s *stage) change(t *testing.T, name string) {
 	t.Helper()
 	path := s.c.Path(s.name(name))
+	if early(name) && s.byKernel {
+		s.learn(t, path) // a mark that the writer breaks
+	}
 	if !s.changer.do(t, "prepare", name, path) {
 		s.mayLack(t, name)
 		return
@@ -180,14 +186,18 @@ func (s *stage) mayLack(t *testing.T, name string) {
 	}
 }
 
-// opened opens a file in the container, and reports whether that was allowed.
+// opened opens or runs a file in the container, and reports whether that was allowed.
 func (s *stage) opened(t *testing.T, path string) bool {
 	t.Helper()
-	out, ok := begin(t, s.c.Command(t, "cat", path)).result(t)
+	cmd, want := s.c.Command(t, "cat", path), string(goodContent())
+	if s.changer == nil {
+		cmd, want = s.c.Command(t, path), ""
+	}
+	out, ok := begin(t, cmd).result(t)
 	if !ok && !strings.Contains(out, "Operation not permitted") {
 		t.Fatalf("the opener failed otherwise: %s", out)
 	}
-	if ok && out != string(goodContent()) {
+	if ok && out != want {
 		t.Errorf("the opener got other content: %.40q", out)
 	}
 	return ok
@@ -204,8 +214,9 @@ func (s *stage) wantDenied(t *testing.T, path string) {
 		return
 	}
 	for {
-		if rec := s.next(t); rec.Decision != "" {
-			if rec.Decision != "deny" || rec.Verdict != "malicious" {
+		// Records of what the changer opened can come in between.
+		if rec := s.next(t); rec.Decision == "deny" {
+			if rec.Verdict != "malicious" {
 				t.Errorf("the record is %+v", rec)
 			}
 			return

@@ -12,6 +12,9 @@ import (
 
 const blockSize = 4096
 
+// bindMount is the change that makes a mount.
+const bindMount = "bind mount over it"
+
 // goodContent is what [exactly] takes for clean: three blocks of a filesystem.
 func goodContent() []byte {
 	return append([]byte("content"), bytes.Repeat([]byte("x"), 3*blockSize-len("content"))...)
@@ -200,7 +203,7 @@ func replacements() map[string]change {
 			check(unix.Unlink(h.path))
 			check(unix.Linkat(unix.AT_FDCWD, fmt.Sprint("/proc/self/fd/", fd), unix.AT_FDCWD, h.path, unix.AT_SYMLINK_FOLLOW))
 		}),
-		"bind mount over it": now(func(h *hand) {
+		bindMount: now(func(h *hand) {
 			h.made(h.other())
 			check(unix.Mount(h.other(), h.path, "", unix.MS_BIND, ""))
 		}),
