@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/assay-project/assay/internal/ahead"
@@ -78,13 +79,13 @@ func (g *Guard) enqueue(c *container, p *policy, again bool) {
 
 // generations names what the policy's scanners know now.
 func (p *policy) generations() string {
-	text := ""
+	var text strings.Builder
 	for _, stage := range p.stages {
 		for _, s := range stage.Scanners {
-			text += fmt.Sprintf("%s=%q ", s.Name, s.Generation())
+			fmt.Fprintf(&text, "%s=%q ", s.Name, s.Generation())
 		}
 	}
-	return text
+	return text.String()
 }
 
 // aheadScans is the guard as the runner sees it.
@@ -92,7 +93,7 @@ type aheadScans struct{ *Guard }
 
 // A layerTree is a layer's directory, open, whose verdicts are wanted.
 type layerTree struct {
-	*layer.Tree
+	tree  *layer.Tree
 	guard *Guard
 	scope verdict.Scope
 	// report is told of whatever is not clean; nil if nobody asked.
@@ -117,7 +118,7 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 		return nil, err
 	}
 	// The same directory as before, by whichever name its layer goes.
-	found, _ := tree.Layer(context.Background()) //nolint:contextcheck // nobody is asked for the digest
+	found, _ := tree.Layer(context.Background()) // nobody is asked for the digest
 	named := layer.Layer{Digest: j.Name, Dir: found.Dir}
 	if scope, _ := scopeOfLayer(named); scope != key.scope {
 		if scope, _ = scopeOfLayer(found.Layer); scope != key.scope {
@@ -129,18 +130,18 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 		return nil, errors.Join(errNotLocal, tree.Close())
 	}
 	a.memory.Cache.Acquire(key.scope, j.Name)
-	return &layerTree{Tree: tree, guard: a.Guard, scope: key.scope}, nil
+	return &layerTree{tree: tree, guard: a.Guard, scope: key.scope}, nil
 }
 
 // Close implements [ahead.Tree].
 func (t *layerTree) Close() error {
 	t.guard.memory.Cache.Release(t.scope)
-	return t.Tree.Close()
+	return t.tree.Close()
 }
 
 // Files implements [ahead.Tree].
 func (t *layerTree) Files(ctx context.Context) ([]ahead.File, error) {
-	listing, err := t.List(ctx, maxEntries)
+	listing, err := t.tree.List(ctx, maxEntries)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +179,7 @@ func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *
 	if v, known := scanner.EvaluateInstant(p.stages, &s); known && v.Outcome == scanner.Clean {
 		return ahead.Skipped
 	}
-	source, err := t.Tree.Open(f.Ref.(layer.File)) //nolint:errcheck,forcetypeassert // from Files
+	source, err := t.tree.Open(f.Ref.(layer.File)) //nolint:errcheck,forcetypeassert // from Files
 	if err != nil {
 		return ahead.Skipped
 	}
