@@ -135,7 +135,8 @@ func (ms *marks) want(w wish, ev *fanotify.Event) {
 		return
 	}
 	key := w.id.Bytes()
-	slot := &ms.asked[binary.LittleEndian.Uint32(key[8:])%uint32(len(ms.asked))]
+	// The same file of a layer is wished for by each container on its own.
+	slot := &ms.asked[(binary.LittleEndian.Uint32(key[8:])^w.c.lineage.Load().salt)%uint32(len(ms.asked))]
 	tag := uint32(binary.LittleEndian.Uint16(key[12:]))<<16 | 1<<31
 	now := ms.now.Load() & 0x7fff
 	if was := slot.Load(); was&0xffff0000 == tag && now-was&0x7fff < pause {
