@@ -86,8 +86,8 @@ func TestMarkedForWriting(t *testing.T) {
 	for _, write := range []struct{ name, script string }{
 		{"truncated", `printf '%s%s' "$2" "$3" > "$1"`},
 		{"in place", `printf '%s%s' "$2" "$3" | dd of="$1" conv=notrunc 2>/dev/null`},
-		{"appended to nothing", `truncate -s 0 "$1"; printf '%s%s' "$2" "$3" >> "$1"`},
-		{"without waiting", `printf '%s%s' "$2" "$3" | guest write-nonblock "$1"`},
+		{"appended to nothing", `true > "$1"; printf '%s%s' "$2" "$3" >> "$1"`},
+		{"without waiting", `printf '%s%s' "$2" "$3" | guest write-nonblock "$1" >/dev/null`},
 		{"renamed over", `printf '%s%s' "$2" "$3" > /data/new; mv /data/new "$1"`},
 		{"through a mapping", `printf '%s%s' "$2" "$3" | guest write-mapped "$1"`},
 	} {
@@ -112,6 +112,21 @@ func TestMarkedForWriting(t *testing.T) {
 			wantRead(t, c.Exec(t, "guest", "read", own), own+": EPERM")
 			c.Kill(t)
 			c.Remove(t)
+		})
+	}
+}
+
+// TestMarkedNonBlockingWriter: whoever opens a marked file for writing and does not want
+// to wait is told EAGAIN, and gets in when it tries again.
+func TestMarkedNonBlockingWriter(t *testing.T) {
+	for _, e := range []harness.Engine{suite.Podman("crun"), suite.Runc()} {
+		t.Run(e.Name(), func(t *testing.T) {
+			agent := suite.StartAgent(t, anyHash(t))
+			c := startMarked(t, agent, e)
+			first, second := harness.EICARHalves()
+			r := c.Exec(t, "sh", "-c", `printf '%s%s' "$2" "$3" | guest write-nonblock "$1" && guest read "$1"`, "sh", harness.CleanFile, first, second)
+			wantRead(t, r, "EAGAIN, then open", harness.CleanFile+": EPERM")
+			wantDirtyOnce(t, agent, c, harness.CleanFile)
 		})
 	}
 }

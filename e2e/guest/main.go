@@ -6,8 +6,8 @@
 //	guest socket PATH    one round trip over a unix socket at PATH
 //	guest write-nonblock FILE, write-mapped FILE
 //	                     overwrites the beginning of FILE with standard input: opened
-//	                     with O_NONBLOCK, again for as long as that says EAGAIN; or
-//	                     through a shared mapping
+//	                     with O_NONBLOCK, again for as long as that says EAGAIN, which
+//	                     it prints; or through a shared mapping
 package main
 
 import (
@@ -78,6 +78,9 @@ func overwrite(name string, mapped bool) error {
 		flags |= unix.O_NONBLOCK
 	}
 	fd, err := unix.Open(name, flags, 0)
+	if err == unix.EAGAIN {
+		fmt.Println("EAGAIN, then open")
+	}
 	for end := time.Now().Add(10 * time.Second); err == unix.EAGAIN && time.Now().Before(end); {
 		fd, err = unix.Open(name, flags, 0)
 	}
