@@ -93,9 +93,10 @@ type aheadScans struct{ *Guard }
 
 // A layerTree is a layer's directory, open, whose verdicts are wanted.
 type layerTree struct {
-	tree  *layer.Tree
-	guard *Guard
-	scope verdict.Scope
+	tree   *layer.Tree
+	guard  *Guard
+	scope  verdict.Scope
+	digest string // of the layer; "" if no runtime's storage names it
 	// report is told of whatever is not clean; nil if nobody asked.
 	report func(AheadFinding)
 }
@@ -121,6 +122,7 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 	found, _ := tree.Layer(context.Background()) // nobody is asked for the digest
 	named := layer.Layer{Digest: j.Name, Dir: found.Dir}
 	if scope, _ := scopeOfLayer(named); scope != key.scope {
+		named.Digest = ""
 		if scope, _ = scopeOfLayer(found.Layer); scope != key.scope {
 			a.memory.Cache.Drop(key.scope)
 			return nil, errors.Join(errLayerGone, tree.Close())
@@ -130,7 +132,7 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 		return nil, errors.Join(errNotLocal, tree.Close())
 	}
 	a.memory.Cache.Acquire(key.scope, j.Name)
-	return &layerTree{tree: tree, guard: a.Guard, scope: key.scope}, nil
+	return &layerTree{tree: tree, guard: a.Guard, scope: key.scope, digest: named.Digest}, nil
 }
 
 // Close implements [ahead.Tree].
@@ -271,10 +273,10 @@ func (t *layerTree) tell(f *scanner.File, r scanner.Result, result ahead.Result)
 	if result != ahead.Malicious {
 		return result
 	}
-	t.guard.log.Warn("malware in an image layer, before anybody has opened it", "path", f.Path, "signature", r.Verdict.Signature)
+	t.guard.log.Warn("malware in an image layer, before anybody has opened it", "layer", t.digest, "path", f.Path, "signature", r.Verdict.Signature)
 	t.guard.records.Append(audit.Record{
 		Time: time.Now(), Tenant: f.Tenant, Op: opScan, Path: f.Path,
-		File: audit.File{Size: f.Size, Pristine: true}, Verdict: r.Verdict.Outcome.String(), Mark: r.Verdict.Mark,
+		File: audit.File{Layer: t.digest, Size: f.Size, Pristine: true}, Verdict: r.Verdict.Outcome.String(), Mark: r.Verdict.Mark,
 		Source: sourceScan, Reason: audit.ReasonMalicious, Scanners: ScannerRecords(r.Reports),
 	})
 	return result
