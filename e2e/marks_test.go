@@ -183,7 +183,7 @@ func TestNewGeneration(t *testing.T) {
 			}
 			if then == "rescan" {
 				agent.AwaitRecord(t, "the file found in the background", func(r harness.Record) bool {
-					return r.Op == "scan" && r.Path == strings.TrimPrefix(harness.CleanFile, "/")
+					return r.Op == "scan" && r.Path == harness.CleanFile
 				})
 			}
 		})
