@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/assay-project/assay/e2e/harness"
@@ -120,4 +121,58 @@ func TestSecondContainerClamd(t *testing.T) {
 	})
 	r := suite.Runc().Run(t, read)
 	wantRead(t, r, harness.ClamFile+": EPERM", harness.NextToBad+": 10 bytes", harness.TopFile+": EPERM")
+}
+
+// TestTenantsShareNoTrust: what one tenant's scanner calls clean answers nobody whose
+// policy asks another one, whichever container comes first, nor does it the other way.
+func TestTenantsShareNoTrust(t *testing.T) {
+	clamd := startClamd(t)
+	scanners := harness.HashScanner(suite.AnyHash(t)) + strings.TrimPrefix(harness.ClamdScanner(clamd.Socket()), "scanners:\n")
+	for _, ahead := range []string{`"off"`, "layers"} {
+		for _, e := range []harness.Engine{suite.Podman("runc"), suite.Runc()} {
+			t.Run(ahead+"/"+e.Name(), func(t *testing.T) {
+				agent := suite.StartAgent(t, scanners+"tenants:\n"+
+					harness.Tenant("weak", "{namespaces: [weak]}", "hashes", "scanAhead: "+ahead)+
+					harness.Tenant("strong", "{}", "clamav", "scanAhead: "+ahead))
+				weak := e.Start(t, harness.Spec{Args: []string{"sleep", "1000"}, Gate: agent.Gate("weak")})
+				wantRead(t, weak.Exec(t, "guest", "read", harness.ClamFile, harness.ClamFile, harness.ClamFile, harness.BadFile),
+					harness.ClamFile+": 49 bytes", harness.ClamFile+": 49 bytes", harness.ClamFile+": 49 bytes", harness.BadFile+": EPERM")
+				harness.Eventually(t, "the weak tenant's file is marked", func() error {
+					if m := agent.Explain(t, weak, harness.ClamFile).Mark; m.State != "marked" {
+						return fmt.Errorf("its mark is %+v", m)
+					}
+					return nil
+				})
+				// EICAR is not in this clamd's database: nor is the weak one's verdict the strong one's.
+				strong := harness.Spec{Args: []string{"guest", "read", harness.ClamFile, harness.BadFile}, Gate: agent.Gate("any")}
+				for range 2 {
+					wantRead(t, e.Run(t, strong), harness.ClamFile+": EPERM", harness.BadFile+": 68 bytes")
+				}
+				wantRead(t, weak.Exec(t, "guest", "read", harness.ClamFile, harness.BadFile), harness.ClamFile+": 49 bytes", harness.BadFile+": EPERM")
+				if r := agent.AwaitDenied(t, harness.ClamFile); r.Tenant != "strong" || r.Scanners[0].Name != "clamav" {
+					t.Errorf("denied by %s of %s, want clamav of strong", r.Scanners[0].Name, r.Tenant)
+				}
+				weak.Kill(t)
+				weak.Remove(t)
+			})
+		}
+	}
+}
+
+// TestTenantMovesUp: a container whose tenant becomes a stricter one loses what the
+// kernel allowed it.
+func TestTenantMovesUp(t *testing.T) {
+	list := suite.AnyHash(t, harness.HashLine([]byte(harness.CleanText), "Assay.Test.Strict"))
+	scanners := harness.HashScanner(suite.AnyHash(t)) + "  - name: strict\n    hashlist: {files: [" + list + "]}\ntenants:\n"
+	agent := suite.StartAgent(t, scanners+harness.Tenant("default", "{}", "hashes"))
+	c := startMarked(t, agent, suite.Runc())
+	if s := agent.Reload(t, scanners+harness.Tenant("default", "{}", "strict")); s.ReloadError != "" {
+		t.Fatal(s.ReloadError)
+	}
+	harness.Eventually(t, "the stricter list counts", func() error {
+		if r := c.Exec(t, "guest", "read", harness.CleanFile); r.Stdout != harness.CleanFile+": EPERM\n" {
+			return fmt.Errorf("the file is not refused: %s", r)
+		}
+		return nil
+	})
 }
