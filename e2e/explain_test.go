@@ -39,7 +39,8 @@ func TestExplain(t *testing.T) {
 			harness.Prediction{Answer: "at-once", Decision: "allow", Source: "cache", Reason: "clean"},
 		},
 		{
-			"through a link", "/data/link", "pristine", "regular", []string{layers[0]},
+			"through a link", "/data/link", "pristine", "regular",
+			[]string{layers[0]},
 			harness.Prediction{Answer: "at-once", Decision: "allow", Source: "cache", Reason: "clean"},
 		},
 		{
@@ -49,15 +50,18 @@ func TestExplain(t *testing.T) {
 		},
 		{
 			"changed", harness.TopFile, "overlaid", "regular",
-			[]string{"Layer", "none: overlaid", "in place of the layer's", "after a scan", "scan by hashes"}, scanned,
+			[]string{"Layer", "none: overlaid", "in place of the layer's", "after a scan", "scan by hashes"},
+			scanned,
 		},
 		{
 			"the container's own", "/data/mine.txt", "born-in-container", "regular",
-			[]string{"Layer", "none: born-in-container", "was made in the container", "after a scan"}, scanned,
+			[]string{"Layer", "none: born-in-container", "was made in the container", "after a scan"},
+			scanned,
 		},
 		{
 			"on a volume", "/vol/clean.txt", "other-mount", "regular",
-			[]string{"Mount", "/vol", "mark mount", "none: other-mount", "on a volume or another mount", "after a scan"}, scanned,
+			[]string{"Mount", "/vol", "mark mount", "none: other-mount", "on a volume or another mount", "after a scan"},
+			scanned,
 		},
 		{
 			"a directory", "/data", "not-regular", "directory",

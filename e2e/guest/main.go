@@ -78,10 +78,10 @@ func overwrite(name string, mapped bool) error {
 		flags |= unix.O_NONBLOCK
 	}
 	fd, err := unix.Open(name, flags, 0)
-	if err == unix.EAGAIN {
+	if errors.Is(err, unix.EAGAIN) {
 		fmt.Println("EAGAIN, then open")
 	}
-	for end := time.Now().Add(10 * time.Second); err == unix.EAGAIN && time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, unix.EAGAIN) && time.Now().Before(end); {
 		fd, err = unix.Open(name, flags, 0)
 	}
 	if err != nil {
