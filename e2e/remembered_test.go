@@ -100,7 +100,7 @@ func TestLayerDigests(t *testing.T) {
 func TestSecondContainerClamd(t *testing.T) {
 	name, body := harness.ClamSignature()
 	clamd := startClamd(t)
-	agent := suite.StartAgent(t, clamdConfig(clamd.Socket(), "scanAhead: \"off\"", "onNewGeneration: wait"))
+	agent := suite.StartAgent(t, clamdConfig(clamd.Socket(), "onNewGeneration: wait"))
 	read := harness.Spec{Args: []string{"guest", "read", harness.ClamFile, harness.NextToBad, harness.TopFile}, Gate: agent.Gate("")}
 	want := []string{harness.ClamFile + ": EPERM", harness.NextToBad + ": 10 bytes", harness.TopFile + ": 18 bytes"}
 	for _, e := range []harness.Engine{suite.Podman("runc"), suite.Runc()} {

@@ -169,6 +169,9 @@ func (a *Agent) Stop(tb testing.TB) {
 	}
 	if err := a.wait(); err != nil {
 		tb.Errorf("%v after SIGTERM; killed", err)
+		// Go's runtime says on SIGQUIT what every goroutine waits for.
+		_ = a.cmd.Process.Signal(syscall.SIGQUIT)
+		_ = a.wait()
 		_ = a.cmd.Process.Kill()
 		<-a.exited
 		return

@@ -127,10 +127,19 @@ func Start(s Scans) *Runner {
 	return r
 }
 
-// Close ends the runner, the scan under way included.
-func (r *Runner) Close() {
+// Close ends the runner, the scan under way included. A read of a busy disk, which
+// comes last there, cannot be ended: if ctx ends first, the rest follows by itself.
+func (r *Runner) Close(ctx context.Context) {
 	r.end()
-	r.over.Wait()
+	over := make(chan struct{})
+	go func() {
+		r.over.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
 }
 
 // Add queues a job, unless the same one waits or is done. It never waits.

@@ -82,7 +82,7 @@ func start(t *testing.T, f *fake) *Runner {
 	t.Helper()
 	r := Start(f)
 	t.Cleanup(func() {
-		r.Close()
+		r.Close(context.Background())
 		if n := f.open.Load(); n != 0 {
 			t.Errorf("%d trees are still open", n)
 		}
@@ -182,7 +182,7 @@ func TestCloseInTheMiddle(t *testing.T) {
 		if n := r.Progress().Queued; n > maxQueue {
 			t.Errorf("%s: %d wait, over the bound", name, n)
 		}
-		r.Close()
+		r.Close(context.Background())
 		if n := f.open.Load(); n != 0 {
 			t.Errorf("%s: %d trees are still open", name, n)
 		}

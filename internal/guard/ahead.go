@@ -196,11 +196,15 @@ func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *
 	return t.scan(ctx, pool, p, &s, source)
 }
 
-// scan scans an open file of the layer, unless its verdicts are known or an opener
-// has begun to. Openers who come meanwhile wait for this scan.
+// inBackground keeps scans ahead apart from those for openers: an opener must not
+// wait for one that comes last at the disk.
+const inBackground verdict.Class = 1 << 63
+
+// scan scans an open file of the layer, unless its verdicts are known. An opener who
+// wants the file meanwhile has it scanned for himself.
 func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.File, source *layer.Source) ahead.Result {
 	key := verdict.FileKey(source.Identity().Bytes())
-	ticket := t.guard.memory.Cache.Join(t.scope, key, p.class)
+	ticket := t.guard.memory.Cache.Join(t.scope, key, p.class|inBackground)
 	if !ticket.Owner() {
 		gone, cancel := context.WithCancel(ctx)
 		cancel()

@@ -200,7 +200,7 @@ func (g *Guard) Close(ctx context.Context) int {
 	g.stopping.Store(true)
 	g.watch.stop()
 	if g.ahead != nil {
-		g.ahead.Close()
+		g.ahead.Close(ctx)
 	}
 	all := g.guarded()
 	for _, c := range all {

@@ -47,7 +47,9 @@ func NewHolder() (*Holder, error) {
 // more: release them before.
 func (h *Holder) Close() {
 	h.stopping.Store(true)
-	_ = unix.Tgkill(unix.Getpid(), h.tid, breakSignal) // the thread lives until it has heard this
+	// The thread lives until it has heard this. Not the signal of breaks: a full queue
+	// would refuse it.
+	_ = unix.Tgkill(unix.Getpid(), h.tid, unix.SIGIO)
 	h.done.Wait()
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - 1)
 }
