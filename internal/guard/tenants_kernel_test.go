@@ -124,14 +124,15 @@ func TestKernelReloadForgets(t *testing.T) {
 
 // TestKernelOldGeneration: a verdict of a scanner that knows more by now is none: in
 // memory from the next open on, and in the kernel as soon as that was noticed. One
-// that was on its way while the scanner learnt is not kept.
+// that was on its way while the scanner learnt is not kept. It learns here soon after
+// the reload that brought it.
 func TestKernelOldGeneration(t *testing.T) {
 	eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
 		weak, strong := newWeak(), newContains()
 		r := twoTenants(t, marks, weak, strong)
 		ours, theirs := twoContainers(t, r)
 		r.remembered(t, ours, "good", "content", marks, weak)
-		r.remembered(t, theirs, "good", "content", marks, strong)
+		r.remembered(t, theirs, "fine", "fine", marks, strong)
 		scans := weak.Calls()
 		weak.SetGeneration("2")
 		if marks != tenant.MarkOff {
@@ -142,7 +143,7 @@ func TestKernelOldGeneration(t *testing.T) {
 			t.Error("no scan by the scanner that knows more")
 		}
 		scans = strong.Calls()
-		r.remembered(t, theirs, "good", "content", marks, strong) // what the other tenant knows stays
+		begin(t, theirs.Command(t, "cat", theirs.Path("fine"))).wantContent(t, "fine") // what the other tenant knows stays
 		if strong.Calls() != scans {
 			t.Error("another scan by the scanner that did not change")
 		}
@@ -165,5 +166,20 @@ func TestKernelGenerationMidScan(t *testing.T) {
 	open(t, c.Path("good")).wantContent(t, "content")
 	if s.Calls() == scans {
 		t.Error("the verdict of a scanner that has changed was kept")
+	}
+}
+
+// TestKernelGenerationBeforeFirstLook: a scanner that comes with a reload, and learns
+// something before anybody has looked at its generation, is asked about marked files.
+func TestKernelGenerationBeforeFirstLook(t *testing.T) {
+	r, fake := memoryRig(t, tenant.MarkLayers)
+	c := sharing(t, 1, samples())[0]
+	r.announced(t, c)
+	r.remembered(t, c, "good", "content", tenant.MarkLayers, fake)
+	fake.SetGeneration("2")
+	first := &generations{guard: r.Guard, known: make(map[scannerOf]scanner.Generation)}
+	first.look()
+	if n := r.marks.stats().Now; n != 0 {
+		t.Errorf("%d marks are left from what the scanner knew before", n)
 	}
 }
