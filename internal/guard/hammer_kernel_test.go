@@ -34,12 +34,13 @@ func TestKernelHammered(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, marks := range []tenant.KernelMarks{tenant.MarkOff, tenant.MarkLayers, tenant.MarkAll} {
+	for _, marks := range eachMarks() {
 		t.Run(string(marks), func(t *testing.T) { hammerOn(t, marks, rounds) })
 	}
 }
 
 func hammerOn(t *testing.T, marks tenant.KernelMarks, rounds int) {
+	t.Helper()
 	each := (rounds/writers/hammered/again + 1) * hammered // files for a writer
 	content := map[string]string{}
 	for i := range writers * each {

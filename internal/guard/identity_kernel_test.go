@@ -32,55 +32,63 @@ func TestKernelUnpackedAgain(t *testing.T) {
 		"another file in its place": `printf malware >"$0/new"; mv "$0/new" "$0/good"`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
-				r, fake := memoryRig(t, marks, func(m *Memory) { m.Resolvers = []layer.Resolver{oneDigest{}} })
-				c := sharing(t, 1, samples())[0]
-				r.announced(t, c)
-				r.remembered(t, c, "good", "content", marks, fake)
-				c.Kill()
-				eventually(t, "the container is released", func() bool { return len(r.Containers()) == 0 })
-				if err := unix.Unmount(c.Merged, 0); err != nil {
-					t.Fatal(err)
-				}
-				script := `touch -r "$0/good" "$0/../stamp"; ` + remove + `; touch -r "$0/../stamp" "$0/good"`
-				begin(t, shell(t, script, c.Lower)).wantContent(t, "")
-				next := kerneltest.StartContainer(t, kerneltest.NewOverlayOn(t, c.Lower), "")
-				r.announced(t, next)
-				denied(t, next, "good")
-			})
+			for _, marks := range eachMarks() {
+				t.Run(string(marks), func(t *testing.T) { unpackAgain(t, marks, remove) })
+			}
 		})
 	}
+}
+
+// unpackAgain has another file where a layer had a known one.
+func unpackAgain(t *testing.T, marks tenant.KernelMarks, remove string) {
+	t.Helper()
+	r, fake := memoryRig(t, marks, func(m *Memory) { m.Resolvers = []layer.Resolver{oneDigest{}} })
+	c := sharing(t, 1, samples())[0]
+	r.announced(t, c)
+	r.remembered(t, c, "good", "content", marks, fake)
+	c.Kill()
+	eventually(t, "the container is released", func() bool { return len(r.Containers()) == 0 })
+	if err := unix.Unmount(c.Merged, 0); err != nil {
+		t.Fatal(err)
+	}
+	script := `touch -r "$0/good" "$0/../stamp"; ` + remove + `; touch -r "$0/../stamp" "$0/good"`
+	begin(t, shell(t, script, c.Lower)).wantContent(t, "")
+	next := kerneltest.StartContainer(t, kerneltest.NewOverlayOn(t, c.Lower), "")
+	r.announced(t, next)
+	denied(t, next, "good")
 }
 
 // TestKernelPosesAsLayers: a container's own file is not taken for the layer's that it
 // was made of, nor the layer's for it.
 func TestKernelPosesAsLayers(t *testing.T) {
-	eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
-		r, fake := memoryRig(t, marks)
-		both := sharing(t, 2, samples())
-		for _, c := range both {
-			r.announced(t, c)
-		}
-		r.remembered(t, both[0], "good", "content", marks, fake)
-		begin(t, both[1].Command(t, "cat", both[1].Path("good"))).wantContent(t, "content")
-		pose := `cd "$0"; touch -r good stamp; printf malware >good; touch -r stamp good`
-		begin(t, both[1].Command(t, "sh", "-e", "-c", pose, both[1].Merged)).wantContent(t, "")
-		denied(t, both[1], "good")
-		begin(t, both[0].Command(t, "cat", both[0].Path("good"))).wantContent(t, "content")
+	for _, marks := range eachMarks() {
+		t.Run(string(marks), func(t *testing.T) {
+			r, fake := memoryRig(t, marks)
+			both := sharing(t, 2, samples())
+			for _, c := range both {
+				r.announced(t, c)
+			}
+			r.remembered(t, both[0], "good", "content", marks, fake)
+			begin(t, both[1].Command(t, "cat", both[1].Path("good"))).wantContent(t, "content")
+			pose := `cd "$0"; touch -r good stamp; printf malware >good; touch -r stamp good`
+			begin(t, both[1].Command(t, "sh", "-e", "-c", pose, both[1].Merged)).wantContent(t, "")
+			denied(t, both[1], "good")
+			begin(t, both[0].Command(t, "cat", both[0].Path("good"))).wantContent(t, "content")
 
-		// The other way round: the layer's file is bad, and the container's own good.
-		if err := unix.Truncate(both[0].Path("bad"), 0); err != nil {
-			t.Fatal(err)
-		}
-		mend := `cd "$0"; printf content >bad; touch -r good bad`
-		begin(t, both[0].Command(t, "sh", "-e", "-c", mend, both[0].Merged)).wantContent(t, "")
-		remembered := marks
-		if marks == tenant.MarkLayers {
-			remembered = tenant.MarkOff // of the container's own
-		}
-		r.remembered(t, both[0], "bad", "content", remembered, fake)
-		denied(t, both[1], "bad")
-	})
+			// The other way round: the layer's file is bad, and the container's own good.
+			if err := unix.Truncate(both[0].Path("bad"), 0); err != nil {
+				t.Fatal(err)
+			}
+			mend := `cd "$0"; printf content >bad; touch -r good bad`
+			begin(t, both[0].Command(t, "sh", "-e", "-c", mend, both[0].Merged)).wantContent(t, "")
+			remembered := marks
+			if marks == tenant.MarkLayers {
+				remembered = tenant.MarkOff // of the container's own
+			}
+			r.remembered(t, both[0], "bad", "content", remembered, fake)
+			denied(t, both[1], "bad")
+		})
+	}
 }
 
 // TestKernelInodeReused: a file that gets the inode number of one that was known is
