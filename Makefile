@@ -14,6 +14,7 @@ UNITDIR    ?= /etc/systemd/system
 CONFDIR    ?= /etc/assay
 FUZZTIME   ?= 10s
 BENCHCOUNT ?= 6
+STRESSROUNDS ?= 34000
 BENCHFLAGS ?=
 
 BINARIES := assayd assay assay-hook
@@ -65,6 +66,10 @@ test-kernel: $(TESTGATE) ## run the tests that put real fanotify marks (root)
 	@[[ $$(id -u) == 0 ]] || { echo "test-kernel: run as root: fanotify permission events need CAP_SYS_ADMIN" >&2; exit 1; }
 	$(TESTGATE) -race -timeout 15m -count=1 -p 1 -run '^TestKernel' ./...
 	$(TESTGATE) -timeout 15m -count=1 -p 1 -run '^TestKernel.*Allocate' ./internal/...
+
+.PHONY: test-stress
+test-stress: $(TESTGATE) ## change and open files 100,000 times, and let no change pass (root)
+	ASSAY_STRESS_ROUNDS=$(STRESSROUNDS) $(TESTGATE) -timeout 30m -count=1 -run '^TestKernelHammered$$' ./internal/guard
 
 .PHONY: test-e2e
 test-e2e: build $(TESTGATE) ## run podman, runc, crun and clamd against the built agent (root)

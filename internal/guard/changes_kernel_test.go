@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -261,9 +262,9 @@ func (s *stage) neverKnown(t *testing.T, path string) {
 }
 
 // serveAsChanger runs the changer if this process is to be one.
-func serveAsChanger() (served bool, err error) {
+func serveAsChanger(out io.Writer) (served bool, err error) {
 	if os.Getenv(changerVariable) == "" {
 		return false, nil
 	}
-	return true, serveChanges(os.Stdin, os.Stdout)
+	return true, serveChanges(os.Stdin, out)
 }

@@ -3,6 +3,7 @@ package guard
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -38,9 +39,7 @@ func early(name string) bool { return strings.HasPrefix(name, "before: ") }
 func changes() map[string]change {
 	all := map[string]change{}
 	for _, some := range []map[string]change{writes(), mappings(), transfers(), ranges(), replacements(), disguises(), earlier()} {
-		for name, one := range some {
-			all[name] = one
-		}
+		maps.Copy(all, some)
 	}
 	return all
 }

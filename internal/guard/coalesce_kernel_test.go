@@ -201,7 +201,9 @@ func tenantsConfig(marks tenant.KernelMarks, ours, theirs scanner.Scanner) (*ten
 // twoContainers are one of each tenant of twoTenants, on one layer.
 func twoContainers(t *testing.T, r *rig) (ours, theirs *kerneltest.Container) {
 	t.Helper()
-	both := sharing(t, 2, samples())
+	files := samples()
+	files["fine"] = "fine"
+	both := sharing(t, 2, files)
 	r.announced(t, both[0])
 	r.announced(t, both[1], inNamespace("pay"))
 	return both[0], both[1]

@@ -46,11 +46,12 @@ func (w *generations) run() {
 }
 
 // look flushes the marks of tenants whose scanners know something else than before,
-// and has their files scanned again.
+// and has their files scanned again. A scanner that it sees for the first time may
+// have learnt something since its first scan: marks go then, too.
 func (w *generations) look() {
 	now := make(map[scannerOf]scanner.Generation, len(w.known))
 	for _, t := range w.guard.tenants() {
-		changed := false
+		changed, unseen := false, false
 		p := t.policy.Load()
 		for _, stage := range p.stages {
 			for _, s := range stage.Scanners {
@@ -58,10 +59,13 @@ func (w *generations) look() {
 				now[of] = s.Generation()
 				before, known := w.known[of]
 				changed = changed || known && now[of] != before
+				unseen = unseen || !known
 			}
 		}
-		if changed {
+		if changed || unseen {
 			w.guard.marks.flush(t)
+		}
+		if changed {
 			w.guard.outdated(t)
 		}
 	}

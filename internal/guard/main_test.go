@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"testing"
 
@@ -16,12 +17,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if served, err := serveAsChanger(); served {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for _, serve := range []func(io.Writer) (bool, error){serveAsChanger, serveAsHammer} {
+		if served, err := serve(os.Stdout); served {
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		os.Exit(0)
 	}
 	kerneltest.Main(m)
 }

@@ -93,12 +93,13 @@ const (
 	skipChanged              // the file is another one by now
 	skipWritable             // kernelMarks: readonly, and the mount can be written
 	skipBudget               // no room, and no mark old enough to give way
+	skipShared               // the mark would be for other containers, too
 	skipFailed               // the kernel refused lease or mark
 	numSkips
 )
 
 func (s skip) String() string {
-	names := [numSkips]string{"queue", "epoch", "gone", "writer", "changed", "writable", "budget", "failed"}
+	names := [numSkips]string{"queue", "epoch", "gone", "writer", "changed", "writable", "budget", "shared", "failed"}
 	if s < numSkips {
 		return names[s]
 	}
@@ -204,6 +205,10 @@ func (ms *marks) grant(w wish) (why skip, ok bool) {
 		return skipEpoch, false
 	case w.pool.policy.Load().KernelMarks == tenant.MarkReadonly && !w.isReadOnly():
 		return skipWritable, false
+	case w.c.sharing != nil && w.scope == w.c.lineage.Load().elsewhere:
+		// The file can be on a volume of another container in the same group, and a
+		// reload can have given that another tenant.
+		return skipShared, false
 	case !ms.room(w):
 		return skipBudget, false
 	}

@@ -302,3 +302,9 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 		return zero
 	}
 }
+
+// shell is a script to be run outside of all containers.
+func shell(t *testing.T, script string, args ...string) *exec.Cmd {
+	t.Helper()
+	return exec.CommandContext(t.Context(), "sh", append([]string{"-e", "-c", script}, args...)...)
+}

@@ -34,29 +34,28 @@ func denied(t *testing.T, c *kerneltest.Container, file string) {
 	begin(t, c.Command(t, "cat", c.Path(file))).wantDenied(t)
 }
 
-// eachMarks runs a test with verdicts kept in memory, and with kernel marks.
-func eachMarks(t *testing.T, run func(t *testing.T, marks tenant.KernelMarks)) {
-	t.Helper()
-	for _, marks := range []tenant.KernelMarks{tenant.MarkOff, tenant.MarkLayers, tenant.MarkAll} {
-		t.Run(string(marks), func(t *testing.T) { run(t, marks) })
-	}
+// eachMarks are verdicts kept in memory alone, and with kernel marks.
+func eachMarks() []tenant.KernelMarks {
+	return []tenant.KernelMarks{tenant.MarkOff, tenant.MarkLayers, tenant.MarkAll}
 }
 
 // TestKernelTenantsVouchForThemselves: what one tenant's scanner says of a file of a
 // layer is nothing to another tenant on that layer, whoever comes first.
 func TestKernelTenantsVouchForThemselves(t *testing.T) {
-	eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
-		weak, strong := newWeak(), newContains()
-		r := twoTenants(t, marks, weak, strong)
-		ours, theirs := twoContainers(t, r)
-		r.remembered(t, ours, "bad", needle, marks, weak)
-		denied(t, theirs, "bad")
-		r.remembered(t, ours, "bad", needle, marks, weak)
-		denied(t, theirs, "bad")
-		if n := strong.Calls(); n != 1 {
-			t.Errorf("%d scans by the other tenant's scanner, want 1", n)
-		}
-	})
+	for _, marks := range eachMarks() {
+		t.Run(string(marks), func(t *testing.T) {
+			weak, strong := newWeak(), newContains()
+			r := twoTenants(t, marks, weak, strong)
+			ours, theirs := twoContainers(t, r)
+			r.remembered(t, ours, "bad", needle, marks, weak)
+			denied(t, theirs, "bad")
+			r.remembered(t, ours, "bad", needle, marks, weak)
+			denied(t, theirs, "bad")
+			if n := strong.Calls(); n != 1 {
+				t.Errorf("%d scans by the other tenant's scanner, want 1", n)
+			}
+		})
+	}
 	t.Run("the strong one first", func(t *testing.T) {
 		weak, strong := newWeak(), newContains()
 		r := twoTenants(t, tenant.MarkLayers, weak, strong)
@@ -73,16 +72,18 @@ func TestKernelTenantsVouchForThemselves(t *testing.T) {
 // TestKernelTenantOfTwoScanners: a tenant that asks two scanners is not content with
 // what is known of one of them.
 func TestKernelTenantOfTwoScanners(t *testing.T) {
-	eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
-		weak, strong := newWeak(), newContains()
-		cfg, scanners := tenantsConfig(marks, weak, strong)
-		cfg.Tenants[0].Stages[0].Scanners = []string{"ours", "theirs"}
-		r := newRig(t, weak, cfg, withMemory(t))
-		r.Apply(cfg, scanners)()
-		ours, both := twoContainers(t, r)
-		r.remembered(t, ours, "bad", needle, marks, weak)
-		denied(t, both, "bad")
-	})
+	for _, marks := range eachMarks() {
+		t.Run(string(marks), func(t *testing.T) {
+			weak, strong := newWeak(), newContains()
+			cfg, scanners := tenantsConfig(marks, weak, strong)
+			cfg.Tenants[0].Stages[0].Scanners = []string{"ours", "theirs"}
+			r := newRig(t, weak, cfg, withMemory(t))
+			r.Apply(cfg, scanners)()
+			ours, both := twoContainers(t, r)
+			r.remembered(t, ours, "bad", needle, marks, weak)
+			denied(t, both, "bad")
+		})
+	}
 }
 
 // TestKernelReloadForgets: after a reload that gives a container other scanners, or
@@ -104,49 +105,54 @@ func TestKernelReloadForgets(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
-				weak, strong := newWeak(), newContains()
-				r := twoTenants(t, marks, weak, strong)
-				c := sharing(t, 1, samples())[0]
-				r.announced(t, c, inNamespace("other"))
-				r.remembered(t, c, "bad", needle, marks, weak)
-				cfg, all := tenantsConfig(marks, weak, strong)
-				change(cfg, all, strong)
-				r.Apply(cfg, all)()
-				denied(t, c, "bad")
-				if left := r.marks.stats().Now; left != 0 {
-					t.Errorf("%d marks are left", left)
-				}
-			})
+			for _, marks := range eachMarks() {
+				t.Run(string(marks), func(t *testing.T) {
+					weak, strong := newWeak(), newContains()
+					r := twoTenants(t, marks, weak, strong)
+					c := sharing(t, 1, samples())[0]
+					r.announced(t, c, inNamespace("other"))
+					r.remembered(t, c, "bad", needle, marks, weak)
+					cfg, all := tenantsConfig(marks, weak, strong)
+					change(cfg, all, strong)
+					r.Apply(cfg, all)()
+					denied(t, c, "bad")
+					if left := r.marks.stats().Now; left != 0 {
+						t.Errorf("%d marks are left", left)
+					}
+				})
+			}
 		})
 	}
 }
 
 // TestKernelOldGeneration: a verdict of a scanner that knows more by now is none: in
 // memory from the next open on, and in the kernel as soon as that was noticed. One
-// that was on its way while the scanner learnt is not kept.
+// that was on its way while the scanner learnt is not kept. It learns here soon after
+// the reload that brought it.
 func TestKernelOldGeneration(t *testing.T) {
-	eachMarks(t, func(t *testing.T, marks tenant.KernelMarks) {
-		weak, strong := newWeak(), newContains()
-		r := twoTenants(t, marks, weak, strong)
-		ours, theirs := twoContainers(t, r)
-		r.remembered(t, ours, "good", "content", marks, weak)
-		r.remembered(t, theirs, "good", "content", marks, strong)
-		scans := weak.Calls()
-		weak.SetGeneration("2")
-		if marks != tenant.MarkOff {
-			eventually(t, "the mark is flushed", func() bool { return r.marks.flushed.Load() > 0 })
-		}
-		begin(t, ours.Command(t, "cat", ours.Path("good"))).wantContent(t, "content")
-		if n := weak.Calls() - scans; n == 0 {
-			t.Error("no scan by the scanner that knows more")
-		}
-		scans = strong.Calls()
-		r.remembered(t, theirs, "good", "content", marks, strong) // what the other tenant knows stays
-		if strong.Calls() != scans {
-			t.Error("another scan by the scanner that did not change")
-		}
-	})
+	for _, marks := range eachMarks() {
+		t.Run(string(marks), func(t *testing.T) {
+			weak, strong := newWeak(), newContains()
+			r := twoTenants(t, marks, weak, strong)
+			ours, theirs := twoContainers(t, r)
+			r.remembered(t, ours, "good", "content", marks, weak)
+			r.remembered(t, theirs, "fine", "fine", marks, strong)
+			scans := weak.Calls()
+			weak.SetGeneration("2")
+			if marks != tenant.MarkOff {
+				eventually(t, "the mark is flushed", func() bool { return r.marks.flushed.Load() > 0 })
+			}
+			begin(t, ours.Command(t, "cat", ours.Path("good"))).wantContent(t, "content")
+			if n := weak.Calls() - scans; n == 0 {
+				t.Error("no scan by the scanner that knows more")
+			}
+			scans = strong.Calls()
+			begin(t, theirs.Command(t, "cat", theirs.Path("fine"))).wantContent(t, "fine") // what the other tenant knows stays
+			if strong.Calls() != scans {
+				t.Error("another scan by the scanner that did not change")
+			}
+		})
+	}
 }
 
 // TestKernelGenerationMidScan: a scanner that learns while it scans leaves no verdict
@@ -165,5 +171,20 @@ func TestKernelGenerationMidScan(t *testing.T) {
 	open(t, c.Path("good")).wantContent(t, "content")
 	if s.Calls() == scans {
 		t.Error("the verdict of a scanner that has changed was kept")
+	}
+}
+
+// TestKernelGenerationBeforeFirstLook: a scanner that comes with a reload, and learns
+// something before anybody has looked at its generation, is asked about marked files.
+func TestKernelGenerationBeforeFirstLook(t *testing.T) {
+	r, fake := memoryRig(t, tenant.MarkLayers)
+	c := sharing(t, 1, samples())[0]
+	r.announced(t, c)
+	r.remembered(t, c, "good", "content", tenant.MarkLayers, fake)
+	fake.SetGeneration("2")
+	first := &generations{guard: r.Guard, known: make(map[scannerOf]scanner.Generation)}
+	first.look()
+	if n := r.marks.stats().Now; n != 0 {
+		t.Errorf("%d marks are left from what the scanner knew before", n)
 	}
 }
