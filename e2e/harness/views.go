@@ -53,10 +53,11 @@ type Status struct {
 	} `json:"scanners"`
 	Store Store `json:"store"`
 	Marks struct {
-		Now     int    `json:"now"`
-		Placed  uint64 `json:"placed"`
-		Broken  uint64 `json:"broken"`
-		Flushed uint64 `json:"flushed"`
+		Now     int               `json:"now"`
+		Placed  uint64            `json:"placed"`
+		Broken  uint64            `json:"broken"`
+		Flushed uint64            `json:"flushed"`
+		Skipped map[string]uint64 `json:"skipped"`
 	} `json:"marks"`
 	Ahead struct {
 		State        string `json:"state"`

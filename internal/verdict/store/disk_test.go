@@ -134,6 +134,28 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestFullDiskStaysFull: that there is nothing new to write says nothing about the disk.
+func TestFullDiskStaysFull(t *testing.T) {
+	t.Parallel()
+	dir := tmpfs(t, "256k")
+	s, c := open(t, dir, Options{Every: time.Hour, Retry: time.Hour, Repair: time.Hour})
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	keep(c, 0, 1000) // more than the space left in the file's page
+	for i := range 5 {
+		if err := s.Flush(t.Context()); !errors.Is(err, ErrFull) || !errors.Is(s.Status().Err, ErrFull) {
+			t.Fatalf("flush %d: %v, %+v", i, err, s.Status())
+		}
+	}
+	remount(t, dir, 0, "size=4m")
+	keep(c, 4000, 4001)
+	if err := s.Flush(t.Context()); err != nil || s.Status().Err != nil {
+		t.Errorf("with space: %v, %+v", err, s.Status())
+	}
+	closeStore(t, s)
+}
+
 // TestFullDiskAtTheEnd: a store that was full when its process ended is whole.
 func TestFullDiskAtTheEnd(t *testing.T) {
 	t.Parallel()

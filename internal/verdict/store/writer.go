@@ -100,14 +100,20 @@ func (w *writer) write(must bool) error {
 func (w *writer) try() error {
 	half := w.store.options.MaxBytes / 2
 	repair := w.store.gaps.Load() && !time.Now().Before(w.repairAt)
+	rewritten := false
 	if w.end >= min(half, w.rewriteAt) || repair {
 		// Without a repair, there may still be room for the batch.
-		if err := w.rewrite(); err != nil && (!repair || len(w.batch) == 0) {
+		err := w.rewrite()
+		if err != nil && (!repair || len(w.batch) == 0) {
 			w.store.lose(LossWrite, len(w.batch))
 			return err
 		}
+		rewritten = err == nil
 	}
 	w.encode()
+	if len(w.batch) == 0 && !rewritten {
+		return w.store.Status().Err // nothing was tried, so nothing is better
+	}
 	if w.end+int64(len(w.buffer)) > half {
 		w.store.lose(LossBound, len(w.batch))
 		w.rewriteAt = w.end // the next batch finds it due
