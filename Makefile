@@ -64,6 +64,7 @@ test-unit: $(TESTGATE) ## run unit tests and fuzz seeds with the race detector
 test-kernel: $(TESTGATE) ## run the tests that put real fanotify marks (root)
 	@[[ $$(id -u) == 0 ]] || { echo "test-kernel: run as root: fanotify permission events need CAP_SYS_ADMIN" >&2; exit 1; }
 	$(TESTGATE) -race -timeout 15m -count=1 -p 1 -run '^TestKernel' ./...
+	$(TESTGATE) -timeout 15m -count=1 -p 1 -run '^TestKernel.*Allocate' ./internal/...
 
 .PHONY: test-e2e
 test-e2e: build $(TESTGATE) ## run podman, runc, crun and clamd against the built agent (root)

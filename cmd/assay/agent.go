@@ -33,6 +33,24 @@ func (a *agent) check(ctx context.Context, file *os.File, tenant string) (api.Ch
 	return result, agentFailure(err)
 }
 
+// verdicts asks the agent what verdicts it keeps.
+func (a *agent) verdicts(ctx context.Context) (api.Verdicts, error) {
+	v, err := a.client.Verdicts(ctx)
+	return v, agentFailure(err)
+}
+
+// explain asks the agent what it knows of a container's file.
+func (a *agent) explain(ctx context.Context, container, path string) (api.Explanation, error) {
+	e, err := a.client.Explain(ctx, container, path)
+	return e, agentFailure(err)
+}
+
+// ahead pauses or resumes what the agent scans ahead of the first open.
+func (a *agent) ahead(ctx context.Context, paused bool) (api.AheadStatus, error) {
+	st, err := a.client.Ahead(ctx, paused)
+	return st, agentFailure(err)
+}
+
 // events calls show for each record that the filter selects, with the number of
 // records that were lost before it.
 func (a *agent) events(ctx context.Context, filter api.EventFilter, show func(r *audit.Record, lost uint64) error) error {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,8 +25,12 @@ import (
 // A fakeBackend is an agent with fixed answers. A file is malicious if it
 // contains "EICAR", unscannable if it contains "SECRET".
 type fakeBackend struct {
-	healthy bool
-	log     *audit.Log
+	healthy   bool
+	empty     atomic.Bool // no verdicts
+	log       *audit.Log
+	paused    atomic.Bool
+	scanBegan chan struct{}
+	scanEnded chan error // of the image "endless"
 }
 
 var errUnknownTenant = &announce.Refusal{Message: `there is no tenant "nosuch"`, Remedy: "the tenants are: payments, default"}
@@ -43,7 +48,7 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 		ConfigHash: "0123456789abcdef", Healthy: b.healthy, Readers: 2,
 		Tenants: []api.TenantStatus{
 			{
-				Name: "payments", Mode: "enforce", Containers: 1, Queued: 3, InFlight: 2, Allowed: 100, Denied: 4, Unscanned: 5,
+				Name: "payments", Mode: "enforce", Containers: 1, Queued: 3, InFlight: 2, Scans: 40, Marks: 7, Allowed: 100, Denied: 4, Unscanned: 5,
 				Reasons: map[string]uint64{"clean": 95, "timeout": 5, "malicious": 4},
 			},
 			{Name: "default", Mode: "audit", Reasons: map[string]uint64{}},
@@ -59,6 +64,10 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 		}},
 		Scanners: []api.ScannerStatus{{Name: "hashes", Driver: "hashlist", Healthy: true, Generation: "g1"}},
 		Records:  api.RecordsStatus{Written: 104, Lost: 1, File: "/var/log/assay/events.jsonl", Subscribers: 1},
+		Cache:    api.CacheStatus{Files: 8120, Bytes: 1 << 20, MaxBytes: 64 << 20, Hits: 9900, Misses: 100},
+		Store:    fakeStore(b.healthy),
+		Marks:    api.MarksStatus{Now: 7, Max: 1000, Placed: 20, Broken: 3, Evicted: 1, Flushed: 9, Skipped: map[string]uint64{"writer": 5}},
+		Ahead:    b.aheadStatus(),
 	}
 	if !b.healthy {
 		st.Problems = []string{"scanner hashes is down: start it"}
@@ -118,13 +127,21 @@ func startAgent(path string, healthy bool) (*fakeAgent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &fakeAgent{backend: &fakeBackend{healthy: healthy, log: log}, served: make(chan error, 1)}
+	a := &fakeAgent{backend: &fakeBackend{healthy: healthy, log: log, scanBegan: make(chan struct{}, 8), scanEnded: make(chan error, 8)}, served: make(chan error, 1)}
 	a.server = api.NewServer(a.backend, slog.New(slog.DiscardHandler))
 	go func() { a.served <- a.server.Serve(ln) }()
 	for i := range 3 {
 		a.append(i)
 	}
 	return a, nil
+}
+
+// appendDirty adds a record of a writer.
+func (a *fakeAgent) appendDirty() {
+	a.backend.log.Append(audit.Record{
+		Time: time.Date(2026, 1, 2, 3, 4, 59, 0, time.UTC), Tenant: "payments",
+		Container: audit.Container{ID: "3f2a9b1c8d7e6f5a4b3c2d1e0f", Name: "web"}, Op: "dirty", Path: "/app/log",
+	})
 }
 
 // append adds the record that stands for number i: denied if i is odd.
@@ -178,6 +195,10 @@ func agentCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Check(err)
 			holder.agent.append(i)
 		}
+	case "dirty":
+		holder.agent.appendDirty()
+	case "empty":
+		holder.agent.backend.empty.Store(true)
 	case "stop":
 		holder.stop()
 	default:

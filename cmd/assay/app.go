@@ -35,7 +35,10 @@ Examples:
   assay doctor                  is this machine ready, and if not, what to do
   assay status                  what the agent guards now
   assay events --follow         every decision as it is made
+  assay explain --container web /bin/sh    what the next open of a file is answered
+  assay verdicts                what is known, by layer and by scanner
   assay check download.tar.gz   ask the agent's scanners about one file
+  assay scan image nginx        scan before anybody opens it
   assay help COMMAND            more about one command`
 
 // app returns the command tree.
@@ -56,7 +59,8 @@ func (p *program) app() *cli.App {
 		OnUsageError:    usageError,
 		ExitErrHandler:  func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			p.statusCommand(), p.doctorCommand(), p.eventsCommand(), p.checkCommand(), p.policyCommand(),
+			p.statusCommand(), p.doctorCommand(), p.eventsCommand(), p.explainCommand(), p.verdictsCommand(),
+			p.checkCommand(), p.scanCommand(), p.policyCommand(),
 			p.installCommand(), p.uninstallCommand(), p.completionCommand(), p.versionCommand(),
 		},
 	}

@@ -106,6 +106,10 @@ func flagWords(name string) []string {
 		return []string{outputTable, outputJSON}
 	case flagDecision:
 		return decisions()
+	case flagOp:
+		return operations()
+	case flagBy:
+		return verdictSections()
 	case flagOnAgentMissing:
 		return onAgentMissing()
 	}

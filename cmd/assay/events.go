@@ -25,12 +25,20 @@ const (
 	flagTenant    = "tenant"
 	flagContainer = "container"
 	flagDecision  = "decision"
+	flagOp        = "op"
 	flagSince     = "since"
 	flagLast      = "last"
 )
 
 // decisions returns the values of --decision.
 func decisions() []string { return []string{"allow", "deny"} }
+
+// opDirty is the operation of a record that tells of a writer, not of an opener
+// who was answered.
+const opDirty = "dirty"
+
+// operations returns the values of --op.
+func operations() []string { return []string{"open", "exec", opDirty} }
 
 func (p *program) eventsCommand() *cli.Command {
 	return &cli.Command{
@@ -40,11 +48,15 @@ func (p *program) eventsCommand() *cli.Command {
 each; with --follow also those to come, until interrupted. With -o json, each
 line is one JSON object, as in the record file.
 
+A record with the operation "dirty" is no request and has no decision: somebody
+opened a file for writing that was marked clean, so its next open is scanned.
+
 Records overwritten or lost before they could be shown are reported on stderr.
 
 Examples:
   assay events -n 20
   assay events --follow --decision deny
+  assay events --op dirty           which clean files were written to
   assay events --container web -o json | jq -r .path
   assay events --follow -n 0        only what happens from now on`,
 		Flags: []cli.Flag{
@@ -52,6 +64,7 @@ Examples:
 			&cli.StringFlag{Name: flagTenant, Usage: "only records of the tenant `NAME`"},
 			&cli.StringFlag{Name: flagContainer, Usage: "only records of the container with this `NAME`, id or beginning of its id"},
 			&cli.StringFlag{Name: flagDecision, Usage: "only records with this `DECISION`: allow or deny"},
+			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec or dirty"},
 			&cli.Uint64Flag{Name: flagSince, DefaultText: "the oldest in memory", Usage: "begin at the record with sequence number `SEQ`"},
 			&cli.IntFlag{Name: flagLast, Aliases: []string{"n"}, Value: -1, DefaultText: "all", Usage: "only the last `N` of the records so far"},
 		},
@@ -66,9 +79,13 @@ func (p *program) events(c *cli.Context) error {
 	filter := api.EventFilter{
 		Follow: c.Bool(flagFollow), Since: c.Uint64(flagSince),
 		Tenant: c.String(flagTenant), Container: c.String(flagContainer), Decision: c.String(flagDecision),
+		Op: c.String(flagOp),
 	}
 	if filter.Decision != "" && !slices.Contains(decisions(), filter.Decision) {
 		return usage("use --decision allow or --decision deny", "unknown decision %q", filter.Decision)
+	}
+	if filter.Op != "" && !slices.Contains(operations(), filter.Op) {
+		return usage("use --op open, --op exec or --op dirty", "unknown operation %q", filter.Op)
 	}
 	if c.IsSet(flagLast) && c.Int(flagLast) < 0 {
 		return usage("use -n 0 for none, or leave -n out for all", "%d is no number of records", c.Int(flagLast))
@@ -160,7 +177,7 @@ func (v *eventView) print(r *audit.Record) error {
 
 // eventFormat are the columns of a record. They have fixed widths, since lines
 // are printed before the next record is known.
-const eventFormat = "%-6s  %-19s  %s  %-4s  %-12s  %-14s  %-12s  %s"
+const eventFormat = "%-6s  %-19s  %s  %-5s  %-12s  %-14s  %-12s  %s"
 
 func eventHeading() string {
 	return fmt.Sprintf(eventFormat, "SEQ", "TIME", fmt.Sprintf("%-8s", "DECISION"), "OP", "TENANT", "CONTAINER", "REASON", "PATH")
@@ -168,20 +185,41 @@ func eventHeading() string {
 
 // line returns a record's line.
 func (v *eventView) line(r *audit.Record) string {
-	s := green
-	if r.Decision != "allow" {
-		s = red
-	} else if r.Reason.Unscanned() {
-		s = yellow
-	}
-	decision := v.p.paint(s, fmt.Sprintf("%-8s", printable(r.Decision)))
+	decision := v.p.paint(eventStyle(r), fmt.Sprintf("%-8s", printable(cmp.Or(r.Decision, "-"))))
 	line := fmt.Sprintf(eventFormat, fmt.Sprint(r.Seq), r.Time.Local().Format(time.DateTime), decision, printable(r.Op),
 		printable(r.Tenant), printable(cmp.Or(r.Container.Name, shortID(r.Container.ID), "-")),
-		r.Reason, printable(r.Path))
-	if why := explain(r.Scanners, r.Detail); why != "" {
+		eventReason(r), printable(r.Path))
+	why := explain(r.Scanners, r.Detail)
+	if why == "" && r.Op == opDirty {
+		why = "opened for writing: no longer marked clean"
+	}
+	if why != "" {
 		line += "  (" + printable(why) + ")"
 	}
 	return line
+}
+
+// eventStyle returns the colour of a record's decision.
+func eventStyle(r *audit.Record) style {
+	switch {
+	case r.Op == opDirty:
+		return plain
+	case r.Decision != "allow":
+		return red
+	case r.Reason.Unscanned():
+		return yellow
+	default:
+		return green
+	}
+}
+
+// eventReason returns why a record has its decision; one that decides nothing
+// has no reason.
+func eventReason(r *audit.Record) string {
+	if r.Op == opDirty {
+		return "-"
+	}
+	return r.Reason.String()
 }
 
 // explain says in a few words what the scanners found, or else what went wrong.

@@ -23,6 +23,8 @@ func main() {
 		stderr: os.Stderr,
 		now:    time.Now,
 		colour: wantsColour(os.Stdout, os.Getenv),
+
+		interactive: wantsProgress(os.Stderr, os.Getenv),
 	}
 	os.Exit(p.run(context.Background(), os.Args))
 }
@@ -34,6 +36,8 @@ type program struct {
 	stderr io.Writer
 	now    func() time.Time
 	colour bool // stdout is a terminal that may be coloured
+
+	interactive bool // stderr is a terminal on which a bar can move
 }
 
 // run executes the command line args, whose first element is the program's

@@ -30,7 +30,16 @@ func wantsColour(out *os.File, getenv func(string) string) bool {
 	if getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(out.Fd()), unix.TCGETS)
+	return isTerminal(out)
+}
+
+// wantsProgress reports whether a progress bar can be shown on out.
+func wantsProgress(out *os.File, getenv func(string) string) bool {
+	return getenv("TERM") != "dumb" && isTerminal(out)
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
 }
 

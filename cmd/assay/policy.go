@@ -171,6 +171,8 @@ func policyTable(config *tenant.Config) *table {
 		{"maxSize", sizeString},
 		{"kernelMarks", func(n *tenant.Tenant) string { return string(n.KernelMarks) }},
 		{"volumeMarks", func(n *tenant.Tenant) string { return string(n.VolumeMarks) }},
+		{"scanAhead", func(n *tenant.Tenant) string { return string(n.ScanAhead) }},
+		{"onNewGeneration", func(n *tenant.Tenant) string { return string(n.OnGeneration) }},
 		{"exclude.mounts", func(n *tenant.Tenant) string { return cmp.Or(joinWords(n.ExcludeMounts), "none") }},
 	}
 	for i := range config.Tenants {

@@ -19,9 +19,12 @@ func TestMain(m *testing.M) {
 //
 //	agent healthy|unhealthy        starts an agent on $SOCK
 //	agent append N...              gives it more records
+//	agent dirty                    gives it the record of a writer
+//	agent empty                    lets it have no verdicts
 //	agent stop                     ends it
 //	code N COMMAND...              runs COMMAND and expects exit code N
 //	fifo FILE                      makes a FIFO
+//	interrupt                      sends SIGINT to a scan that does not end by itself
 //	follow INT|TERM|stop N I ARG.. runs "assay events --follow ARG..", reads N lines, appends
 //	                               record I (again and again if N is 0), reads a line, then sends the
 //	                               signal or stops the agent
@@ -36,6 +39,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"agent": agentCommand, "code": codeCommand, "fifo": fifoCommand, "follow": followCommand,
+			"interrupt": interruptCommand,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -20,7 +20,8 @@ func (p *program) statusCommand() *cli.Command {
 		Name:  "status",
 		Usage: "show what the agent guards, per tenant, container and scanner",
 		Description: `Shows the agent's own account of itself: its tenants with their answers, the
-containers it guards, its scanners and the state of the event records.
+containers it guards, its scanners, the verdicts it keeps and the kernel marks on
+clean files, what it scans ahead of the first open, and the event records.
 Exits with 1 if the agent calls itself unhealthy, and says why.
 
 "Unscanned" counts files that were allowed although no scanner called them
@@ -29,6 +30,7 @@ clean; the table of reasons says why.
 Examples:
   assay status
   assay status -o json | jq '.containers[].id'
+  assay status -o json | jq .cache.hitRate
   watch assay status`,
 		Action: p.status,
 	}
@@ -55,13 +57,17 @@ func (p *program) status(c *cli.Context) error {
 
 // printStatus writes the tables of st, one below the other.
 func (p *program) printStatus(st *api.Status) error {
-	for i, section := range []*table{
-		p.agentTable(st), tenantTable(st), reasonTable(st), p.containerTable(st), scannerTable(st),
-	} {
+	return p.printSections(p.agentTable(st), tenantTable(st), reasonTable(st), p.containerTable(st), scannerTable(st))
+}
+
+// printSections writes tables that have rows, one below the other.
+func (p *program) printSections(sections ...*table) error {
+	printed := false
+	for _, section := range sections {
 		if len(section.rows) == 0 {
 			continue
 		}
-		if i > 0 {
+		if printed {
 			if _, err := io.WriteString(p.stdout, "\n"); err != nil {
 				return err
 			}
@@ -69,6 +75,7 @@ func (p *program) printStatus(st *api.Status) error {
 		if err := p.print(section); err != nil {
 			return err
 		}
+		printed = true
 	}
 	return nil
 }
@@ -91,6 +98,10 @@ func (p *program) agentTable(st *api.Status) *table {
 		t.add("Reload", cell{text: "failed, nothing changed: " + st.ReloadErr, style: yellow})
 	}
 	t.add("Records", records(&st.Records))
+	t.add("Verdicts", cacheSummary(&st.Cache))
+	addStore(t, &st.Store)
+	t.add("Kernel marks", marksSummary(&st.Marks))
+	t.add("Scans ahead", p.aheadSummary(&st.Ahead))
 	return t
 }
 
@@ -119,12 +130,41 @@ func records(r *api.RecordsStatus) string {
 	return strings.Join(parts, ", ")
 }
 
+// marksSummary is the kernel's marks on clean files in a line.
+func marksSummary(m *api.MarksStatus) string {
+	line := fmt.Sprintf("%d of %d, %d placed, %d broken by writers, %d evicted, %d flushed", m.Now, m.Max, m.Placed, m.Broken, m.Evicted, m.Flushed)
+	if skipped := reasonCounts(m.Skipped); skipped != "" {
+		line += "; none for " + skipped
+	}
+	return line
+}
+
+// aheadSummary is the scanning ahead of the first open in a line.
+func (p *program) aheadSummary(a *api.AheadStatus) string {
+	line := a.State
+	if !a.Since.IsZero() {
+		line += " for " + p.since(a.Since)
+	}
+	if a.State == api.AheadOff {
+		return line
+	}
+	line += fmt.Sprintf(", %s to go, %d done, %d of %d files, %s", plural(a.LayersQueued, "layer"), a.LayersDone,
+		a.FilesDone, a.FilesTotal, units.BytesSize(float64(a.Bytes)))
+	if a.Findings > 0 {
+		line += ", " + plural(a.Findings, "finding")
+	}
+	if a.Current != "" {
+		line += ", now " + a.Current
+	}
+	return line
+}
+
 func tenantTable(st *api.Status) *table {
 	t := &table{heading: []string{
-		"TENANT", "MODE", "CONTAINERS", "QUEUED", "IN FLIGHT", "ALLOWED", "DENIED", "UNSCANNED",
+		"TENANT", "MODE", "CONTAINERS", "QUEUED", "IN FLIGHT", "SCANS", "MARKS", "ALLOWED", "DENIED", "UNSCANNED",
 	}}
 	for _, n := range st.Tenants {
-		t.add(n.Name, n.Mode, n.Containers, n.Queued, n.InFlight, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
+		t.add(n.Name, n.Mode, n.Containers, n.Queued, n.InFlight, n.Scans, n.Marks, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
 	}
 	return t
 }

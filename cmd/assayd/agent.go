@@ -41,6 +41,7 @@ type agent struct {
 	records *audit.Log
 	readers *fanotify.Readers
 	guard   *guard.Guard
+	memory  *memory
 	watch   *watchdog
 	hangups chan os.Signal // each asks for a reload
 
@@ -55,7 +56,7 @@ func serve(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("permission marks need root (run it as root, or as a service)")
 	}
-	maxHeld := raiseLimits(o.log)
+	bounds := raiseLimits(o.log)
 	a := &agent{options: o, started: time.Now(), hangups: make(chan os.Signal, 1)}
 	// First of all: a SIGHUP that nobody waits for ends the process.
 	signal.Notify(a.hangups, unix.SIGHUP)
@@ -75,7 +76,13 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer a.readers.Stop()
-	a.guard = guard.New(guard.Options{Readers: a.readers, Records: a.records, Logger: o.log, MaxHeld: maxHeld}, o.config, a.scanners)
+	if a.memory, err = openMemory(o.config, bounds.marks, o.readers, o.log); err != nil {
+		return err
+	}
+	defer a.closeMemory(context.WithoutCancel(ctx))
+	a.guard = guard.New(guard.Options{
+		Readers: a.readers, Records: a.records, Logger: o.log, MaxHeld: bounds.held, Memory: &a.memory.Memory,
+	}, o.config, a.scanners)
 	defer a.unguard(context.WithoutCancel(ctx))
 	a.watch = &watchdog{readers: a.readers, log: o.log}
 	return a.listen(ctx)
@@ -145,6 +152,12 @@ func (a *agent) closeRecords(ctx context.Context) {
 	if err := a.records.Close(ctx); err != nil {
 		a.log.Error("the last records could not be written", "error", err)
 	}
+}
+
+func (a *agent) closeMemory(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	a.memory.close(ctx, a.log)
 }
 
 func (a *agent) closeScanners() {

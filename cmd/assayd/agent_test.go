@@ -48,10 +48,16 @@ func newAgent(t *testing.T, config string) *agent {
 	if a.readers, err = fanotify.Start(1); err != nil {
 		t.Fatal(err)
 	}
-	a.guard = guard.New(guard.Options{Readers: a.readers, Records: a.records, Logger: log}, cfg, a.scanners)
+	forgetful := *cfg // nothing is written where the host's agent would
+	forgetful.Cache.Disk = 0
+	if a.memory, err = openMemory(&forgetful, 100, 1, log); err != nil {
+		t.Fatal(err)
+	}
+	a.guard = guard.New(guard.Options{Readers: a.readers, Records: a.records, Logger: log, Memory: &a.memory.Memory}, cfg, a.scanners)
 	a.watch = &watchdog{readers: a.readers, log: log}
 	t.Cleanup(func() {
 		a.unguard(context.WithoutCancel(t.Context()))
+		a.closeMemory(context.WithoutCancel(t.Context()))
 		a.readers.Stop()
 		a.closeRecords(context.WithoutCancel(t.Context()))
 		a.closeScanners()
@@ -299,7 +305,8 @@ func TestKernelServe(t *testing.T) {
 		t.Cleanup(func() { _ = os.WriteFile(groupsKnob, limit, 0) })
 	}
 	socket := filepath.Join(t.TempDir(), "agent.sock")
-	path := file(t, "socket: "+socket+"\n")
+	common := "socket: " + socket + "\nstate: " + t.TempDir() + "\n"
+	path := file(t, common)
 	cfg, err := load(path)
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +335,7 @@ func TestKernelServe(t *testing.T) {
 			return s.ReloadErr == "" && len(s.Tenants) == 2 && len(s.Containers) == 1
 		}},
 	} {
-		write(t, path, "socket: "+socket+"\n"+next.content)
+		write(t, path, common+next.content)
 		if err := unix.Kill(os.Getpid(), unix.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
@@ -375,7 +382,7 @@ func TestKernelServeFails(t *testing.T) {
 	}
 	blocked := file(t, "{}")
 	var said strings.Builder
-	code := run([]string{"assayd", "--config", file(t, "socket: "+blocked+"/agent.sock\n")}, &said)
+	code := run([]string{"assayd", "--config", file(t, "socket: "+blocked+"/agent.sock\nstate: "+t.TempDir()+"\n")}, &said)
 	if code != exitFailed || !strings.Contains(said.String(), blocked) {
 		t.Errorf("exit code %d:\n%s", code, said.String())
 	}

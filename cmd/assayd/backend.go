@@ -74,6 +74,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 		Tenants:  tenantStatus(a.guard.Tenants()), Containers: containerStatus(a.guard.Containers()),
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),
 		Records:  api.RecordsStatus(a.records.Status()),
+		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(a.guard.Marks()), Ahead: a.aheadStatus(),
 	}
 	if reloadErr != nil {
 		s.ReloadErr = reloadErr.Error()
@@ -87,6 +88,9 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	if s.Records.Error != "" {
 		s.Problems = append(s.Problems, "records cannot be written: "+s.Records.Error)
 	}
+	if s.Store.Error != "" {
+		s.Problems = append(s.Problems, "verdicts will not survive a restart: "+s.Store.Error)
+	}
 	if n := a.watch.stuck.Load(); n > 0 {
 		s.Problems = append(s.Problems, fmt.Sprintf("%d of %d event readers make no progress (a file on a network or FUSE volume may hang)", n, s.Readers))
 	}
@@ -99,6 +103,7 @@ func tenantStatus(states []guard.TenantState) []api.TenantStatus {
 	for _, t := range states {
 		list = append(list, api.TenantStatus{
 			Name: t.Name, Mode: string(t.Mode), Containers: t.Containers, Queued: t.Queued, InFlight: t.InFlight,
+			Scans: t.Scans, Marks: t.Marks,
 			Allowed: t.Answers.Allowed, Denied: t.Answers.Denied, Unscanned: t.Answers.Unscanned, Reasons: t.Answers.Reasons,
 		})
 	}

@@ -17,10 +17,21 @@ const (
 	wantGroups = 65536
 )
 
-// raiseLimits raises what bounds the agent as far as it may, says so, and returns
-// how many events may be held at once: half of the descriptors. The other half
-// is for events being read, scanners, and everything else.
-func raiseLimits(log *slog.Logger) (maxHeld int64) {
+// limits share the agent's descriptors out. Half are for events that are held, a
+// quarter for files that the kernel lets through under a lease; the rest is for
+// events being read, scanners, and everything else.
+type limits struct {
+	held  int64 // events at once
+	marks int   // marked files at once
+}
+
+func share(descriptors uint64) limits {
+	n := min(descriptors, 1<<20)
+	return limits{held: int64(n / 2), marks: int(n / 4)} //nolint:gosec // at most a million
+}
+
+// raiseLimits raises what bounds the agent as far as it may, and says so.
+func raiseLimits(log *slog.Logger) limits {
 	if err := raiseGroups(log); err != nil {
 		log.Warn("the limit of fanotify groups cannot be raised: beyond it, containers of a tenant share a group", "error", err,
 			"remedy", fmt.Sprintf("sysctl fs.fanotify.max_user_groups=%d", wantGroups))
@@ -28,7 +39,7 @@ func raiseLimits(log *slog.Logger) (maxHeld int64) {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		log.Warn("the limit of descriptors cannot be told", "error", err)
-		return 512
+		return share(1024)
 	}
 	if files.Cur < files.Max {
 		raised := unix.Rlimit{Cur: files.Max, Max: files.Max}
@@ -36,7 +47,7 @@ func raiseLimits(log *slog.Logger) (maxHeld int64) {
 			files = raised
 		}
 	}
-	return int64(min(files.Cur, 1<<20) / 2)
+	return share(files.Cur)
 }
 
 func raiseGroups(log *slog.Logger) error {

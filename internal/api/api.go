@@ -18,9 +18,13 @@ const DefaultSocket = "/run/assay/agent.sock"
 
 // The paths of version 1; announcements go to announce.Path.
 const (
-	PathStatus = "/v1/status" // GET -> Status
-	PathEvents = "/v1/events" // GET ?follow=1&since=SEQ -> audit.Record, one a line
-	PathCheck  = "/v1/check"  // POST ?tenant=NAME with one descriptor -> CheckResult
+	PathStatus   = "/v1/status"   // GET -> Status
+	PathEvents   = "/v1/events"   // GET ?follow=1&since=SEQ -> audit.Record, one a line
+	PathCheck    = "/v1/check"    // POST ?tenant=NAME with one descriptor -> CheckResult
+	PathVerdicts = "/v1/verdicts" // GET -> Verdicts
+	PathExplain  = "/v1/explain"  // GET ?container=NAME&path=PATH -> Explanation
+	PathScan     = "/v1/scan"     // POST ScanRequest -> ScanLine, one a line
+	PathAhead    = "/v1/ahead"    // POST {"paused":true} -> AheadStatus
 )
 
 // A Backend does what the socket asks for.
@@ -35,6 +39,24 @@ type Backend interface {
 	// Check scans fd with the pools of the named tenant ("" is the default
 	// tenant, the last that matches everything). It borrows fd.
 	Check(ctx context.Context, fd int, tenant, path string) (CheckResult, error)
+	// Verdicts describes the verdict cache and its store. The server completes
+	// what it returns, as it does with a Status and an Explanation: hit rates,
+	// empty lists, sentences for reasons.
+	Verdicts(ctx context.Context) (Verdicts, error)
+	// Explain tells what is known of the file at path, an absolute path as the
+	// container sees it. The container is what an operator calls it: see
+	// [FindContainer]. It must not scan, count a lookup or place a mark.
+	Explain(ctx context.Context, container, path string) (Explanation, error)
+	// Scan scans a layer or an image. It calls emit, from any number of
+	// goroutines, for progress (a few times a second at most), findings and
+	// files that were not scanned; emit waits for the client to read, and an
+	// error of it means that the client is gone. It returns once nothing calls
+	// emit any more. An error before the first emit is a refused request, one
+	// after it a scan that ended early.
+	Scan(ctx context.Context, req ScanRequest, emit func(ScanLine) error) (ScanTotals, error)
+	// Ahead pauses or resumes the scanning ahead of the first open, and returns
+	// the state that this led to. To pause what is paused is no error.
+	Ahead(ctx context.Context, paused bool) (AheadStatus, error)
 }
 
 // A CheckResult is the verdict on a descriptor that a client passed in.
@@ -65,6 +87,10 @@ type Status struct {
 	Containers []ContainerStatus `json:"containers"`
 	Scanners   []ScannerStatus   `json:"scanners"`
 	Records    RecordsStatus     `json:"records"`
+	Cache      CacheStatus       `json:"cache"`
+	Store      StoreStatus       `json:"store"`
+	Marks      MarksStatus       `json:"marks"`
+	Ahead      AheadStatus       `json:"ahead"`
 }
 
 // A TenantStatus is one tenant's numbers since the agent started.
@@ -74,6 +100,8 @@ type TenantStatus struct {
 	Containers int               `json:"containers"`
 	Queued     int               `json:"queued"`    // events waiting for a worker
 	InFlight   int               `json:"inFlight"`  // events being scanned
+	Scans      uint64            `json:"scans"`     // files that scanners were asked about
+	Marks      int               `json:"marks"`     // ignore marks on clean files now
 	Allowed    uint64            `json:"allowed"`   // answers
 	Denied     uint64            `json:"denied"`    // answers
 	Unscanned  uint64            `json:"unscanned"` // allows of something no scanner called clean

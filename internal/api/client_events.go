@@ -50,9 +50,9 @@ func (c *Client) Events(ctx context.Context, f EventFilter) iter.Seq2[Event, err
 
 var errStreamEnded = errors.New("it ended the stream of events")
 
-// eachLine yields the events of a stream until its end, which is no error, or
-// until the loop is left.
-func eachLine(r io.Reader, yield func(Event, error) bool) (left bool, err error) {
+// eachLine yields the lines of a stream, decoded, until its end, which is no
+// error, or until the loop is left.
+func eachLine[T any](r io.Reader, yield func(T, error) bool) (left bool, err error) {
 	br := bufio.NewReader(r)
 	for {
 		line, err := br.ReadBytes('\n')
@@ -65,7 +65,7 @@ func eachLine(r io.Reader, yield func(Event, error) bool) (left bool, err error)
 		if err != nil {
 			return false, err
 		}
-		var e Event
+		var e T
 		if err := json.Unmarshal(line, &e); err != nil {
 			return false, &gibberishError{err}
 		}

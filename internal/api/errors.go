@@ -40,12 +40,10 @@ func refusef(status int, remedy, format string, args ...any) error {
 // encodeError returns the status and the body of the reply to a failed request.
 func encodeError(err error) (int, []byte) {
 	status := http.StatusInternalServerError
-	var body *announce.Refusal
-	if errors.As(err, &body) {
+	if _, refused := errors.AsType[*announce.Refusal](err); refused {
 		status = http.StatusConflict
-	} else {
-		body = &announce.Refusal{Message: err.Error(), Remedy: "see the agent's log, such as with journalctl -u assayd"}
 	}
+	body := asRefusal(err)
 	if se, ok := errors.AsType[statusError](err); ok {
 		status = se.HTTPStatus()
 	}
@@ -54,6 +52,14 @@ func encodeError(err error) (int, []byte) {
 		return http.StatusInternalServerError, []byte("{}\n")
 	}
 	return status, encoded
+}
+
+// asRefusal returns an error as a client gets it.
+func asRefusal(err error) *announce.Refusal {
+	if r, refused := errors.AsType[*announce.Refusal](err); refused {
+		return r
+	}
+	return &announce.Refusal{Message: err.Error(), Remedy: "see the agent's log, such as with journalctl -u assayd"}
 }
 
 // encodeJSON encodes v as one line.

@@ -20,7 +20,8 @@ type EventFilter struct {
 	Since     uint64 // lowest sequence number wanted; 0 is the oldest kept, audit.FromNow none of those
 	Tenant    string // "" is any
 	Container string // an id, the start of one, or a name; "" is any
-	Decision  string // allow, deny; "" is both
+	Decision  string // allow, deny; "" is both, and records without a decision
+	Op        string // open, exec, dirty; "" is any
 }
 
 // values encodes the filter as parameters of [PathEvents].
@@ -44,16 +45,17 @@ func (f EventFilter) values() url.Values {
 	set("tenant", f.Tenant)
 	set("container", f.Container)
 	set("decision", f.Decision)
+	set("op", f.Op)
 	return q
 }
 
 // parseFilter is the other direction of values.
 func parseFilter(r *http.Request) (EventFilter, error) {
-	q, err := query(r, "follow", "since", "tenant", "container", "decision")
+	q, err := query(r, "follow", "since", "tenant", "container", "decision", "op")
 	if err != nil {
 		return EventFilter{}, err
 	}
-	f := EventFilter{Tenant: q.Get("tenant"), Container: q.Get("container"), Decision: q.Get("decision")}
+	f := EventFilter{Tenant: q.Get("tenant"), Container: q.Get("container"), Decision: q.Get("decision"), Op: q.Get("op")}
 	if v := q.Get("follow"); v != "" {
 		if f.Follow, err = strconv.ParseBool(v); err != nil {
 			return EventFilter{}, refusef(http.StatusBadRequest, "use 1 or 0", "parameter follow=%q", v)
@@ -71,6 +73,9 @@ func parseFilter(r *http.Request) (EventFilter, error) {
 	if d := f.Decision; d != "" && d != "allow" && d != "deny" {
 		return EventFilter{}, refusef(http.StatusBadRequest, "use allow or deny", "parameter decision=%q", d)
 	}
+	if op := f.Op; op != "" && op != "open" && op != "exec" && op != "dirty" {
+		return EventFilter{}, refusef(http.StatusBadRequest, "use open, exec or dirty", "parameter op=%q", op)
+	}
 	return f, nil
 }
 
@@ -78,6 +83,7 @@ func parseFilter(r *http.Request) (EventFilter, error) {
 func (f EventFilter) match(r *audit.Record) bool {
 	return (f.Tenant == "" || f.Tenant == r.Tenant) &&
 		(f.Decision == "" || f.Decision == r.Decision) &&
+		(f.Op == "" || f.Op == r.Op) &&
 		(f.Container == "" || strings.HasPrefix(r.Container.ID, f.Container) || f.Container == r.Container.Name)
 }
 

@@ -19,9 +19,9 @@ import (
 // tenant b that are allowed.
 func fill(l *audit.Log, n int) {
 	for i := range n {
-		r := audit.Record{Tenant: "a", Decision: "deny", Container: audit.Container{ID: "aaa1", Name: "web"}}
+		r := audit.Record{Tenant: "a", Op: "exec", Decision: "deny", Container: audit.Container{ID: "aaa1", Name: "web"}}
 		if i%2 == 1 {
-			r = audit.Record{Tenant: "b", Decision: "allow", Container: audit.Container{ID: "bbb2", Name: "aaa"}}
+			r = audit.Record{Tenant: "b", Op: "open", Decision: "allow", Container: audit.Container{ID: "bbb2", Name: "aaa"}}
 		}
 		l.Append(r)
 	}
@@ -42,6 +42,8 @@ func TestEventsFilter(t *testing.T) {
 		{"tenant", EventFilter{Tenant: "b"}, []uint64{2, 4, 6}},
 		{"no such tenant", EventFilter{Tenant: "c"}, nil},
 		{"decision", EventFilter{Decision: "deny"}, []uint64{1, 3, 5}},
+		{"operation", EventFilter{Op: "exec"}, []uint64{1, 3, 5}},
+		{"no such operation", EventFilter{Op: "dirty"}, nil},
 		{"container id", EventFilter{Container: "bbb2"}, []uint64{2, 4, 6}},
 		{"start of a container id", EventFilter{Container: "aaa1"[:2]}, []uint64{1, 3, 5}},
 		{"start of one, name of another", EventFilter{Container: "aaa"}, []uint64{1, 2, 3, 4, 5, 6}},
@@ -199,7 +201,7 @@ func TestStoppedFollower(t *testing.T) {
 
 func FuzzParseFilter(f *testing.F) {
 	for _, seed := range []string{
-		"", "follow=1&since=now", "since=18446744073709551615", "since=7&tenant=a%20b&container=c&decision=deny", "follow=maybe", "%zz", "x=1",
+		"", "follow=1&since=now", "since=18446744073709551615", "since=7&tenant=a%20b&container=c&decision=deny", "op=dirty", "op=close", "follow=maybe", "%zz", "x=1",
 	} {
 		f.Add(seed)
 	}

@@ -30,6 +30,10 @@ type fakeBackend struct {
 	status   Status
 	announce func(context.Context, announce.Container) (announce.Guarded, error)
 	check    func(ctx context.Context, fd int, tenant, path string) (CheckResult, error)
+	verdicts Verdicts
+	explain  func(container, path string) (Explanation, error)
+	scan     func(context.Context, ScanRequest, func(ScanLine) error) (ScanTotals, error)
+	ahead    func(paused bool) (AheadStatus, error)
 }
 
 func (b *fakeBackend) Announce(ctx context.Context, c announce.Container) (announce.Guarded, error) {
@@ -39,6 +43,20 @@ func (b *fakeBackend) Status(context.Context) Status { return b.status }
 func (b *fakeBackend) Events() *audit.Log            { return b.log }
 func (b *fakeBackend) Check(ctx context.Context, fd int, tenant, path string) (CheckResult, error) {
 	return b.check(ctx, fd, tenant, path)
+}
+
+func (b *fakeBackend) Verdicts(context.Context) (Verdicts, error) { return b.verdicts, nil }
+
+func (b *fakeBackend) Explain(_ context.Context, container, path string) (Explanation, error) {
+	return b.explain(container, path)
+}
+
+func (b *fakeBackend) Scan(ctx context.Context, req ScanRequest, emit func(ScanLine) error) (ScanTotals, error) {
+	return b.scan(ctx, req, emit)
+}
+
+func (b *fakeBackend) Ahead(_ context.Context, paused bool) (AheadStatus, error) {
+	return b.ahead(paused)
 }
 
 // newBackend returns a backend that keeps 8 records.

@@ -41,21 +41,29 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) (
 // known and usable.
 func decodeAnnouncement(body []byte) (announce.Container, error) {
 	var c announce.Container
-	if !utf8.Valid(body) {
-		return c, errors.New("it is not UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
+	if err := decodeStrictly(body, &c); err != nil {
 		return announce.Container{}, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return announce.Container{}, errors.New("something follows the JSON object")
 	}
 	if err := c.Validate(); err != nil {
 		return announce.Container{}, err
 	}
 	return c, nil
+}
+
+// decodeStrictly decodes exactly one JSON object in which everything is known.
+func decodeStrictly(body []byte, v any) error {
+	if !utf8.Valid(body) {
+		return errors.New("it is not UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON object")
+	}
+	return nil
 }
 
 // query returns the request's parameters, each of which must be known and given

@@ -35,7 +35,7 @@ type Server struct {
 	routes  map[string]route // by path
 	// bodyTime is how long a client may take to send a request's body.
 	bodyTime time.Duration
-	// streams ends when the server stops, and every stream of events with it.
+	// streams ends when the server stops, and every stream of events or scan with it.
 	streams    context.Context
 	endStreams context.CancelFunc
 }
@@ -57,6 +57,10 @@ func NewServer(backend Backend, logger *slog.Logger) *Server {
 		PathStatus:    {http.MethodGet, s.status},
 		PathEvents:    {http.MethodGet, s.events},
 		PathCheck:     {http.MethodPost, s.check},
+		PathVerdicts:  {http.MethodGet, s.verdicts},
+		PathExplain:   {http.MethodGet, s.explain},
+		PathScan:      {http.MethodPost, s.scan},
+		PathAhead:     {http.MethodPost, s.ahead},
 	}
 	s.http = &http.Server{
 		Handler:                      s,
@@ -79,7 +83,7 @@ func (s *Server) Serve(ln *Listener) error {
 	return nil
 }
 
-// Shutdown takes no more requests, ends the streams of events, and waits for
+// Shutdown takes no more requests, ends streams of events and scans, and waits for
 // the other calls until ctx ends; then it hangs up on those that are left.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.endStreams()
@@ -158,28 +162,6 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	st := s.backend.Status(r.Context())
 	fillEmpty(&st)
 	return reply(w, st)
-}
-
-// fillEmpty makes lists without elements [] instead of null.
-func fillEmpty(st *Status) {
-	notNil(&st.Problems)
-	notNil(&st.Tenants)
-	notNil(&st.Containers)
-	notNil(&st.Scanners)
-	for i := range st.Tenants {
-		if st.Tenants[i].Reasons == nil {
-			st.Tenants[i].Reasons = map[string]uint64{}
-		}
-	}
-	for i := range st.Containers {
-		notNil(&st.Containers[i].Marks)
-	}
-}
-
-func notNil[T any](list *[]T) {
-	if *list == nil {
-		*list = []T{}
-	}
 }
 
 // check scans the descriptor that came with the request.

@@ -14,7 +14,7 @@ type Record struct {
 	Seq       uint64    `json:"seq"` // ascending by one; a gap means lost records
 	Tenant    string    `json:"tenant"`
 	Container Container `json:"container"`
-	Op        string    `json:"op"`   // open, exec
+	Op        string    `json:"op"`   // open, exec; dirty and scan are no openers, and have no decision
 	Path      string    `json:"path"` // as the opener sees it; untrusted
 	PID       int       `json:"pid"`  // in the agent's pid namespace
 	Exe       string    `json:"exe"`  // of the opener; untrusted
@@ -77,6 +77,7 @@ const (
 	ReasonSelf                      // opened by the agent itself: allowed, a defect worth a report
 	ReasonOpenFailed                // the kernel could not open the file for the agent and denied
 	ReasonStopping                  // the container is being released or the agent is stopping: onError
+	ReasonDirty                     // no decision: a file that was known to be clean is being written to
 	NumReasons                      // number of reasons; not a reason
 )
 
@@ -84,7 +85,7 @@ const (
 func reasonNames() [NumReasons]string {
 	return [NumReasons]string{
 		"clean", "malicious", "exec-pair", "not-regular", "not-selected", "audit-mode",
-		"error", "timeout", "overload", "unscannable", "too-large", "self", "open-failed", "stopping",
+		"error", "timeout", "overload", "unscannable", "too-large", "self", "open-failed", "stopping", "dirty",
 	}
 }
 

@@ -14,26 +14,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/api"
-	"github.com/assay-project/assay/internal/audit"
 )
-
-// A fakeBackend only has a status.
-type fakeBackend struct {
-	status api.Status
-}
 
 var errUnused = errors.New("not part of these tests")
 
-func (b *fakeBackend) Announce(context.Context, announce.Container) (announce.Guarded, error) {
-	return announce.Guarded{}, errUnused
+// A fakeBackend only has a status; any other call panics.
+type fakeBackend struct {
+	api.Backend
+
+	status api.Status
 }
+
 func (b *fakeBackend) Status(context.Context) api.Status { return b.status }
-func (b *fakeBackend) Events() *audit.Log                { return nil }
-func (b *fakeBackend) Check(context.Context, int, string, string) (api.CheckResult, error) {
-	return api.CheckResult{}, errUnused
-}
 
 // serve runs an agent with the given status until the test ends.
 func serve(t *testing.T, socket string, status api.Status) {
@@ -42,7 +35,7 @@ func serve(t *testing.T, socket string, status api.Status) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, served := api.NewServer(&fakeBackend{status}, slog.New(slog.DiscardHandler)), make(chan error, 1)
+	server, served := api.NewServer(&fakeBackend{status: status}, slog.New(slog.DiscardHandler)), make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
 	t.Cleanup(func() {
 		if err := errors.Join(server.Shutdown(context.Background()), <-served); err != nil {

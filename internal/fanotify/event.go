@@ -21,8 +21,9 @@ type Event struct {
 	stat     unix.Stat_t
 	statErr  syscall.Errno
 	answered bool
-	taken    bool
-	null     int // a descriptor of /dev/null, the reader's
+	taken    bool // the descriptor is somebody else's
+	null     int  // a descriptor of /dev/null, the reader's
+	reader   int  // index of the thread that read it
 }
 
 // Descriptor is the file that is being opened, opened read-only for us. It is
@@ -35,6 +36,9 @@ func (e *Event) TID() int { return int(e.meta.pid) }
 // Exec reports whether the event is the exec event (OpExec). The open event of
 // the same exec follows it, from the same thread.
 func (e *Event) Exec() bool { return e.meta.mask&uint64(OpExec) != 0 }
+
+// Reader is the index of the thread that reads the event, below [Readers.Len].
+func (e *Event) Reader() int { return e.reader }
 
 // Stat is the file's state when the event was read; err is not 0 if it could
 // not be had, and then the file must not be called anything but unknown.
@@ -70,6 +74,13 @@ func (e *Event) Take() *Permission {
 	e.taken = true
 	e.group.hold()
 	return &Permission{group: e.group, fd: e.meta.fd, answered: e.answered}
+}
+
+// Detach answers the event and gives its descriptor to the caller, who closes it.
+func (e *Event) Detach(d Decision) (fd int) {
+	e.Answer(d)
+	e.taken = true
+	return int(e.meta.fd)
 }
 
 // settle is the end of every event on the reader: answered, and closed unless

@@ -114,10 +114,7 @@ func (g *Group) mark(op string, flags uint, ops Ops, dirfd int, object string) e
 // then the kernel allows whatever slipped in meanwhile. Call it once.
 func (g *Group) Close() {
 	for _, kind := range []uint{unix.FAN_MARK_FILESYSTEM, unix.FAN_MARK_MOUNT, unix.FAN_MARK_INODE} {
-		// Flushing cannot fail on a group of ours.
-		_ = ignoringEINTR(func() error {
-			return unix.FanotifyMark(g.fd, unix.FAN_MARK_FLUSH|kind, 0, unix.AT_FDCWD, "/")
-		})
+		g.flush(kind)
 	}
 	g.release()
 }
@@ -168,9 +165,59 @@ func (g *Group) respond(fd int32, d Decision) {
 // Only for inodes without content that could be scanned (FIFOs, devices): the
 // mark survives writes, which would be a hole on a regular file.
 func (g *Group) ignore(fd int32) error {
+	return g.markInode(unix.FAN_MARK_ADD|unix.FAN_MARK_IGNORE_SURV, int(fd))
+}
+
+// Ignore stops events for the regular file behind the open descriptor fd: opens of
+// it cost next to nothing, and nobody is asked. The kernel drops the mark at
+// write(2), but not when the file is changed through a shared mapping: so the
+// caller has proof that nobody can write, and calls Unignore before anybody may.
+// The mark goes with the inode when the kernel forgets that.
+func (g *Group) Ignore(fd int) error {
+	return g.markFile("add ignore mark", unix.FAN_MARK_ADD, fd)
+}
+
+// Unignore undoes Ignore. It returns nil where there is no such mark (any more).
+func (g *Group) Unignore(fd int) error {
+	err := g.markFile("remove ignore mark", unix.FAN_MARK_REMOVE, fd)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// FlushIgnored drops the ignore marks of all inodes, those of FIFOs and devices
+// too, which come back by themselves.
+func (g *Group) FlushIgnored() {
+	if !g.acquire() {
+		return // and so they have gone
+	}
+	defer g.release()
+	g.flush(unix.FAN_MARK_INODE)
+}
+
+// flush drops all marks of a kind. It cannot fail on a group of ours.
+func (g *Group) flush(kind uint) {
+	_ = ignoringEINTR(func() error {
+		return unix.FanotifyMark(g.fd, unix.FAN_MARK_FLUSH|kind, 0, unix.AT_FDCWD, "/")
+	})
+}
+
+// markFile changes the ignore mark of a regular file.
+func (g *Group) markFile(op string, change uint, fd int) error {
+	if !g.acquire() {
+		return newError(op, "", unix.EBADF)
+	}
+	defer g.release()
+	if err := g.markInode(change|unix.FAN_MARK_IGNORE, fd); err != nil {
+		return newError(op, "", err)
+	}
+	return nil
+}
+
+func (g *Group) markInode(flags uint, fd int) error {
 	return ignoringEINTR(func() error {
-		return unix.FanotifyMark(g.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_IGNORE_SURV|unix.FAN_MARK_EVICTABLE,
-			uint64(OpOpen|OpExec), int(fd), "")
+		return unix.FanotifyMark(g.fd, flags|unix.FAN_MARK_EVICTABLE, uint64(OpOpen|OpExec), fd, "")
 	})
 }
 

@@ -57,10 +57,11 @@ type served struct {
 
 // reader is one thread.
 type reader struct {
-	set  *Readers
-	cpu  int // to be pinned to, or unpinned
-	epfd int
-	stop int // eventfd
+	set   *Readers
+	index int // in set
+	cpu   int // to be pinned to, or unpinned
+	epfd  int
+	stop  int // eventfd
 	// turns counts beginnings and ends of work on a group: odd while at work.
 	turns atomic.Uint64
 }
@@ -118,8 +119,8 @@ func start(pins []int) (*Readers, error) {
 	if r.null, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("open /dev/null: %w", err)
 	}
-	for _, cpu := range pins {
-		t, err := newReader(r, cpu)
+	for i, cpu := range pins {
+		t, err := newReader(r, i, cpu)
 		if err != nil {
 			r.closeDescriptors()
 			return nil, err
@@ -132,7 +133,7 @@ func start(pins []int) (*Readers, error) {
 	return r, nil
 }
 
-func newReader(set *Readers, cpu int) (*reader, error) {
+func newReader(set *Readers, index, cpu int) (*reader, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create epoll: %w", err)
@@ -142,7 +143,7 @@ func newReader(set *Readers, cpu int) (*reader, error) {
 		_ = unix.Close(epfd)
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	t := &reader{set: set, cpu: cpu, epfd: epfd, stop: stop}
+	t := &reader{set: set, index: index, cpu: cpu, epfd: epfd, stop: stop}
 	if err := t.watch(stop, stopSlot); err != nil {
 		t.close()
 		return nil, err
@@ -270,7 +271,7 @@ func (t *reader) run() {
 	}
 	var ready [readyBatch]unix.EpollEvent
 	var buf [readBuffer]byte
-	ev := &Event{null: t.set.null}
+	ev := &Event{null: t.set.null, reader: t.index}
 	for {
 		n := epollReady(t.epfd, ready[:])
 		if n == 0 {

@@ -147,6 +147,7 @@ func (g *Guard) guard(ctx context.Context, c *container) error {
 		return err
 	}
 	g.renew(c) // a reload may have come in between
+	g.anticipate(c)
 	g.log.Info("container guarded", "container", c.info.ID, "tenant", t.name, "pid", c.info.PID, "marks", c.marks())
 	return nil
 }
@@ -263,10 +264,11 @@ func (c *container) place(p *policy, rootfs string) error {
 	if err != nil {
 		return err
 	}
+	c.remember(top)
 	if err := c.group.MarkSuperblock(rootfd, p.ops(), "the root filesystem"); err != nil {
 		return err
 	}
-	done := []Mount{{Destination: "/", FSType: top.FSType, Kind: MarkSuperblock, Why: "the root filesystem"}}
+	done := []Mount{{Destination: "/", FSType: top.FSType, Kind: MarkSuperblock, Why: "the root filesystem", id: top.ID}}
 	for _, m := range l.below(top) {
 		placed, err := c.placeOne(l, rootfd, m, p)
 		if err != nil {
@@ -326,7 +328,7 @@ func (c *container) layout(rootfd int) (*layout, *mountinfo.Info, error) {
 // placeOne marks one mount below the rootfs.
 func (c *container) placeOne(l *layout, rootfd int, m *mountinfo.Info, p *policy) (Mount, error) {
 	kind, why := l.choose(m, &p.Tenant)
-	placed := Mount{Destination: l.destination(m), FSType: m.FSType, Kind: kind, Why: why}
+	placed := Mount{Destination: l.destination(m), FSType: m.FSType, Kind: kind, Why: why, id: m.ID}
 	if kind == MarkNone {
 		return placed, nil
 	}
@@ -364,6 +366,10 @@ func (c *container) dismantle() {
 	c.once.Do(func() {
 		c.cancel(errStopping)
 		c.leave()
+		c.guard.marks.release(c) // after the group's marks
+		if l := c.lineage.Load(); l != nil {
+			l.release()
+		}
 		c.proc.close()
 	})
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
+	"github.com/assay-project/assay/internal/layer"
+	"github.com/assay-project/assay/internal/verdict"
 	"github.com/assay-project/assay/scanner"
 )
 
@@ -28,9 +30,11 @@ type container struct {
 	sharing *sharedGroup
 	aside   *aside // for mounts on slow filesystems; nil without
 
-	pool     atomic.Pointer[pool] // a reload may move it to another tenant
+	pool     atomic.Pointer[pool]    // a reload may move it to another tenant
+	lineage  atomic.Pointer[lineage] // set before its first mark; nil without a memory
 	counters audit.Counters
 	pairs    execPairs
+	writable atomic.Bool // a file was met on a mount that can be written
 
 	// ctx ends when the container is released; scans for it end with it.
 	ctx    context.Context //nolint:containedctx // it is the container's lifetime
@@ -66,6 +70,7 @@ func (c *container) HandleEvent(ev *fanotify.Event) {
 		ev.Answer(fanotify.Allow)
 		c.count(t, outcome{fanotify.Allow, audit.ReasonExecPair})
 	case errno == 0 && p.instant && c.answerInstant(t, p, ev):
+	case errno == 0 && p.plan != nil && c.answerKnown(t, p, ev):
 	default:
 		c.handOn(t, p, ev)
 	}
@@ -112,6 +117,49 @@ func (c *container) answerInstant(t *pool, p *policy, ev *fanotify.Event) bool {
 	return true
 }
 
+// answerKnown answers if the verdicts of all scanners that the tenant needs are
+// known, and clean. Whatever else is known, a worker finds as well, and records.
+func (c *container) answerKnown(t *pool, p *policy, ev *fanotify.Event) bool {
+	l := c.lineage.Load()
+	if l == nil {
+		return false
+	}
+	id, onRootfs, err := l.identify(ev.Descriptor())
+	if err != nil {
+		return false
+	}
+	where, found := l.find(id, onRootfs)
+	if !found {
+		return false
+	}
+	epoch := t.epoch.Load() // before the generations are asked for
+	if !c.knownClean(t, p, ev, where, id) {
+		return false
+	}
+	if where.again && p.marks(where, c) {
+		c.guard.marks.want(wish{c: c, pool: t, epoch: epoch, id: id, scope: *where.scope, pristine: where.pristine}, ev)
+	}
+	ev.Answer(fanotify.Allow)
+	c.count(t, outcome{fanotify.Allow, audit.ReasonClean})
+	t.hits.Add(1)
+	return true
+}
+
+// knownClean reports whether what is known of a file is enough to allow it.
+func (c *container) knownClean(t *pool, p *policy, ev *fanotify.Event, where finding, id layer.Identity) bool {
+	f := files.Get().(*scanner.File) //nolint:errcheck // only files are put there
+	defer files.Put(f)
+	c.describe(f, t, ev)
+	if p.tooBig(f.Size) {
+		return false
+	}
+	view := p.view()
+	defer p.views.Put(view)
+	view.Look(verdict.Lane(ev.Reader()), *where.scope, verdict.FileKey(id.Bytes()))
+	v, settled := view.Settle(f)
+	return settled && v.Outcome == scanner.Clean
+}
+
 // describe fills f from an event.
 func (c *container) describe(f *scanner.File, t *pool, ev *fanotify.Event) {
 	st, _ := ev.Stat()
@@ -145,7 +193,7 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 		o = outcome{fanotify.Allow, audit.ReasonAuditMode}
 	}
 	ev.Answer(o.decision)
-	k.told(o, scanner.Result{}, detail)
+	k.told(o, account{detail: detail})
 }
 
 // unopened records an opener that the kernel denied because it could not open

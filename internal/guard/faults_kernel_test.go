@@ -197,7 +197,7 @@ func TestKernelOneAnswer(t *testing.T) {
 		k := newTask(c, c.pool.Load(), c.pool.Load().policy.Load(), ev)
 		k.file.Op = scanner.OpExec
 		k.perm = ev.Take()
-		k.conclude(k.policy.judge(malicious()), scanner.Result{Verdict: malicious()}, "")
+		k.conclude(k.policy.judge(malicious()), account{result: scanner.Result{Verdict: malicious()}})
 		st, _ := ev.Stat()
 		leftBehind <- lateAnswers(k, *st)
 		k.perm.Release()
@@ -220,7 +220,7 @@ func lateAnswers(k *task, st unix.Stat_t) (passed int) {
 	go func() {
 		defer close(over)
 		for range 200_000 {
-			k.conclude(k.policy.timeout(), scanner.Result{}, "")
+			k.conclude(k.policy.timeout(), account{})
 		}
 	}()
 	for {

@@ -11,9 +11,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/assay-project/assay/internal/ahead"
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/internal/verdict"
 	"github.com/assay-project/assay/scanner"
 )
 
@@ -34,6 +36,8 @@ type Options struct {
 	// MaxHeld bounds the events of all tenants that wait or are scanned. Each is
 	// an open descriptor: choose it below RLIMIT_NOFILE. 0 means no bound.
 	MaxHeld int64
+	// Memory remembers verdicts; nil scans every open.
+	Memory *Memory
 }
 
 // A Guard guards containers.
@@ -42,6 +46,10 @@ type Guard struct {
 	readers  *fanotify.Readers
 	records  *audit.Log
 	log      *slog.Logger
+	memory   *Memory
+	marks    *marks // nil without a memory
+	watch    *generations
+	ahead    *ahead.Runner // nil without a memory
 	newGroup func() (*fanotify.Group, error)
 
 	held     atomic.Int64   // events whose descriptor is kept
@@ -54,6 +62,7 @@ type Guard struct {
 	pools      map[string]*pool // every tenant there ever was
 	containers map[string]*container
 	joining    map[string]bool // ids being announced
+	classes    verdict.Class   // policies so far
 }
 
 // New returns a Guard under cfg with its scanners, by name.
@@ -68,10 +77,17 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Guard{
-		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, newGroup: fanotify.NewGroup,
+		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, newGroup: fanotify.NewGroup,
 		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, idle: make(chan struct{}, 1),
 	}
+	if g.memory != nil {
+		g.marks = newMarks(g, g.memory)
+	}
 	g.Apply(cfg, scanners)
+	if g.memory != nil {
+		g.ahead = ahead.Start(aheadScans{g})
+		g.watch = watchGenerations(g)
+	}
 	return g
 }
 
@@ -80,7 +96,12 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 // It returns a function that waits until no scan uses the replaced scanners any
 // more; then they may be closed.
 func (g *Guard) Apply(cfg *tenant.Config, scanners map[string]scanner.Named) (drained func()) {
+	before := g.tenants()
 	old := g.install(cfg, scanners)
+	// What the kernel lets through was allowed under the old policies.
+	for _, t := range append(before, g.tenants()...) {
+		g.marks.flush(t)
+	}
 	// Marking walks the containers' mounts, which nobody else should wait for.
 	for _, c := range g.guarded() {
 		g.renew(c)
@@ -98,7 +119,7 @@ func (g *Guard) install(cfg *tenant.Config, scanners map[string]scanner.Named) (
 	defer g.mu.Unlock()
 	for i := range cfg.Tenants {
 		t := &cfg.Tenants[i]
-		p := newPolicy(t, scanners)
+		p := g.newPolicy(cfg, t, scanners)
 		if known := g.pools[t.Name]; known != nil {
 			old = append(old, known.policy.Swap(p))
 			continue
@@ -177,6 +198,10 @@ func (g *Guard) waitIdle() {
 // scanners that do not end; their openers are answered all the same.
 func (g *Guard) Close(ctx context.Context) int {
 	g.stopping.Store(true)
+	g.watch.stop()
+	if g.ahead != nil {
+		g.ahead.Close()
+	}
 	all := g.guarded()
 	for _, c := range all {
 		g.release(c, "the agent stops")
@@ -190,6 +215,7 @@ func (g *Guard) Close(ctx context.Context) int {
 		g.follow.Wait()
 		close(idle)
 	}()
+	defer g.marks.close()
 	select {
 	case <-idle:
 	case <-ctx.Done():
@@ -241,6 +267,9 @@ type TenantState struct {
 	Containers       int
 	Queued, InFlight int
 	Answers          audit.Counts
+	Scans            uint64 // made by scanners
+	Remembered       uint64 // events answered at once, from memory
+	Marks            int    // files that the kernel lets through now
 }
 
 // A ContainerState is one guarded container.
@@ -262,6 +291,7 @@ func (g *Guard) Tenants() []TenantState {
 		s := TenantState{
 			Name: t.name, Mode: t.policy.Load().Mode, Queued: len(t.queue),
 			InFlight: int(t.workers.Load()), Answers: t.counters.Snapshot(),
+			Scans: t.scans.Load(), Remembered: t.hits.Load(), Marks: g.marks.count(t),
 		}
 		for _, c := range g.containers {
 			if c.pool.Load() == t {
@@ -327,11 +357,12 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 		}
 		defer p.unuse()
 		f := scanner.File{FD: fd, Size: size, Tenant: t.name, Path: path}
-		r := p.scan(ctx, &f)
+		r := p.scan(ctx, &f, p.evaluate)
+		t.scans.Add(uint64(len(r.Reports)))
 		o := p.judge(r.Verdict)
 		done <- Verdict{
 			Decision: decisionName(o.decision), Reason: o.reason,
-			Detail: verdictDetail(r.Verdict), Result: r,
+			Detail: VerdictDetail(r.Verdict), Result: r,
 		}
 	})
 	v := Verdict{}

@@ -31,6 +31,7 @@ type Mount struct {
 	FSType      string
 	Kind        MarkKind
 	Why         string // the rule that chose the kind
+	id          int    // of the mount
 }
 
 // pseudoFilesystems hold no files with content of their own that a process could

@@ -10,6 +10,7 @@ import (
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/internal/verdict"
 	"github.com/assay-project/assay/scanner"
 )
 
@@ -27,6 +28,11 @@ type policy struct {
 	stages []scanner.Stage
 	// instant says that at least one scanner may answer on the reader thread.
 	instant bool
+	// plan is the stages as the memory sees them, nil without one; class keeps the
+	// scans under this policy apart from others'.
+	plan  *verdict.Plan
+	class verdict.Class
+	views sync.Pool // of *verdict.View
 
 	// inUse is held for reading while a scan runs under this policy, so that a
 	// reload can wait until the scanners it replaces are idle.
@@ -130,9 +136,17 @@ func (p *policy) retire() {
 // such as a log that is written while somebody opens it to read.
 const maxScans = 3
 
-// scan runs the policy's scanners on f.
-func (p *policy) scan(ctx context.Context, f *scanner.File) scanner.Result {
-	r := p.scanOnce(ctx, f)
+// An evaluation runs scanners on a file.
+type evaluation func(context.Context, *scanner.File) scanner.Result
+
+// evaluate runs all of the policy's scanners.
+func (p *policy) evaluate(ctx context.Context, f *scanner.File) scanner.Result {
+	return scanner.Evaluate(ctx, p.stages, f)
+}
+
+// scan runs scanners on f.
+func (p *policy) scan(ctx context.Context, f *scanner.File, run evaluation) scanner.Result {
+	r := p.scanOnce(ctx, f, run)
 	for range maxScans - 1 {
 		if !errors.Is(r.Verdict.Err, scanner.ErrRead) || ctx.Err() != nil {
 			break
@@ -142,27 +156,41 @@ func (p *policy) scan(ctx context.Context, f *scanner.File) scanner.Result {
 			break
 		}
 		f.Size = st.Size
-		r = p.scanOnce(ctx, f)
+		r = p.scanOnce(ctx, f, run)
 	}
 	return r
 }
 
-func (p *policy) scanOnce(ctx context.Context, f *scanner.File) scanner.Result {
+func (p *policy) scanOnce(ctx context.Context, f *scanner.File, run evaluation) scanner.Result {
 	if p.tooBig(f.Size) {
 		return scanner.Result{Verdict: scanner.UnscannableVerdict(scanner.ReasonTooLarge, "")}
 	}
-	r := scanner.Evaluate(ctx, p.stages, f)
-	if r.Verdict.Outcome == scanner.Error {
-		// The scanners saw ctx.Err(), if anything; why it ended decides what is
-		// answered. A time limit of a scanner's own is that scanner's failure.
-		switch cause := context.Cause(ctx); {
-		case errors.Is(cause, context.DeadlineExceeded):
-			r.Verdict.Err = errors.Join(errDeadline, r.Verdict.Err)
-		case cause != nil:
-			r.Verdict.Err = errors.Join(cause, r.Verdict.Err)
-		}
-	}
+	r := run(ctx, f)
+	explain(ctx, &r)
 	return r
+}
+
+// explain adds to an error why ctx ended, which decides what is answered: the
+// scanners saw ctx.Err(), if anything. A time limit of a scanner's own is that
+// scanner's failure.
+func explain(ctx context.Context, r *scanner.Result) {
+	if r.Verdict.Outcome != scanner.Error {
+		return
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, context.DeadlineExceeded):
+		r.Verdict.Err = errors.Join(errDeadline, r.Verdict.Err)
+	case cause != nil:
+		r.Verdict.Err = errors.Join(cause, r.Verdict.Err)
+	}
+}
+
+// view returns a view of the plan, to be put back into views.
+func (p *policy) view() *verdict.View {
+	if v, ok := p.views.Get().(*verdict.View); ok {
+		return v
+	}
+	return p.plan.NewView()
 }
 
 func action(a tenant.Action) fanotify.Decision {

@@ -76,19 +76,19 @@ func TestActionOfNothing(t *testing.T) {
 // a scanner sets itself is that scanner's failure.
 func TestScanTellsTimeoutsApart(t *testing.T) {
 	own := scanner.ErrorVerdict(fmt.Errorf("%w: dial: %w", scanner.ErrUnavailable, context.DeadlineExceeded))
-	p := newPolicy(&config().Tenants[0], named(config(), scannertest.NewFake("1", func(context.Context, *scanner.File, scanner.Generation) scanner.Verdict { return own })))
+	p := bindPolicy(&config().Tenants[0], named(config(), scannertest.NewFake("1", func(context.Context, *scanner.File, scanner.Generation) scanner.Verdict { return own })))
 	f := scannertest.FileOf(t, []byte("content"))
-	if got := p.judge(p.scan(t.Context(), f).Verdict); got.reason != audit.ReasonError {
+	if got := p.judge(p.scan(t.Context(), f, p.evaluate).Verdict); got.reason != audit.ReasonError {
 		t.Errorf("a scanner's own time limit is judged %s, want error", got.reason)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
-	if got := p.judge(p.scan(ctx, f).Verdict); got.reason != audit.ReasonTimeout {
+	if got := p.judge(p.scan(ctx, f, p.evaluate).Verdict); got.reason != audit.ReasonTimeout {
 		t.Errorf("the event's deadline is judged %s, want timeout", got.reason)
 	}
 	gone, end := context.WithCancelCause(t.Context())
 	end(errStopping)
-	if got := p.judge(p.scan(gone, f).Verdict); got.reason != audit.ReasonStopping {
+	if got := p.judge(p.scan(gone, f, p.evaluate).Verdict); got.reason != audit.ReasonStopping {
 		t.Errorf("the container's end is judged %s, want stopping", got.reason)
 	}
 }
@@ -101,10 +101,10 @@ func TestScanAgain(t *testing.T) {
 		sizes = append(sizes, f.Size)
 		return scanner.ErrorVerdict(scanner.ErrRead)
 	})
-	p := newPolicy(&config().Tenants[0], named(config(), fake))
+	p := bindPolicy(&config().Tenants[0], named(config(), fake))
 	f := scannertest.FileOf(t, []byte("content"))
 	f.Size = 99
-	if got := p.judge(p.scan(t.Context(), f).Verdict); got.reason != audit.ReasonError {
+	if got := p.judge(p.scan(t.Context(), f, p.evaluate).Verdict); got.reason != audit.ReasonError {
 		t.Errorf("a file that keeps changing is judged %s", got.reason)
 	}
 	if fmt.Sprint(sizes) != "[99 7 7]" {
@@ -116,13 +116,13 @@ func TestScanAgain(t *testing.T) {
 func TestScanTooLargeAsksNobody(t *testing.T) {
 	fake := newContains()
 	cfg := config(func(p *tenant.Tenant) { p.MaxSize = 6 })
-	p := newPolicy(&cfg.Tenants[0], named(cfg, fake))
+	p := bindPolicy(&cfg.Tenants[0], named(cfg, fake))
 	f := scannertest.FileOf(t, []byte("content"))
-	if got := p.judge(p.scan(t.Context(), f).Verdict); got.reason != audit.ReasonTooLarge || fake.Calls() != 0 {
+	if got := p.judge(p.scan(t.Context(), f, p.evaluate).Verdict); got.reason != audit.ReasonTooLarge || fake.Calls() != 0 {
 		t.Errorf("judged %s after %d scans", got.reason, fake.Calls())
 	}
 	f.Size = 6
-	if got := p.judge(p.scan(t.Context(), f).Verdict); got.reason != audit.ReasonClean {
+	if got := p.judge(p.scan(t.Context(), f, p.evaluate).Verdict); got.reason != audit.ReasonClean {
 		t.Errorf("a file of the very limit is judged %s", got.reason)
 	}
 }
@@ -143,7 +143,7 @@ func TestWants(t *testing.T) {
 
 // TestRetire: a retired policy lets nobody in, and waits for who is in.
 func TestRetire(t *testing.T) {
-	p := newPolicy(&config().Tenants[0], named(config(), newContains()))
+	p := bindPolicy(&config().Tenants[0], named(config(), newContains()))
 	if !p.use() {
 		t.Fatal("a new policy cannot be used")
 	}
@@ -176,7 +176,7 @@ func TestVerdictDetail(t *testing.T) {
 		{scanner.ErrorVerdict(nil), ""},
 		{scanner.ErrorVerdict(fmt.Errorf("scanner clamav: %w", errDeadline)), "no verdict within the deadline"},
 	} {
-		if got := verdictDetail(tc.verdict); got != tc.want {
+		if got := VerdictDetail(tc.verdict); got != tc.want {
 			t.Errorf("%+v: %q, want %q", tc.verdict, got, tc.want)
 		}
 	}

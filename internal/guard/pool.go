@@ -15,6 +15,9 @@ type pool struct {
 	name     string
 	policy   atomic.Pointer[policy]
 	counters audit.Counters
+	scans    atomic.Uint64 // made by scanners, not answered from memory
+	hits     atomic.Uint64 // events answered from memory on the reader thread
+	epoch    atomic.Uint64 // changes when what the kernel remembers is to be forgotten
 
 	queue      chan func()
 	workers    atomic.Int64 // goroutines of work
@@ -91,10 +94,26 @@ func (t *pool) usePolicy() *policy {
 }
 
 // newPolicy binds a tenant's configuration to its scanners. The configuration
-// was checked: every name is known.
-func newPolicy(cfg *tenant.Tenant, scanners map[string]scanner.Named) *policy {
-	p := &policy{Tenant: *cfg}
-	for _, s := range cfg.Stages {
+// was checked: every name is known. The caller holds g.mu.
+func (g *Guard) newPolicy(cfg *tenant.Config, t *tenant.Tenant, scanners map[string]scanner.Named) *policy {
+	p := bindPolicy(t, scanners)
+	g.classes++
+	p.class = g.classes
+	if g.memory == nil {
+		return p
+	}
+	hashes := make(map[string]string, len(cfg.Scanners))
+	for _, s := range cfg.Scanners {
+		hashes[s.Name] = s.Hash()
+	}
+	p.plan = g.memory.Cache.NewPlan(p.stages, func(name string) string { return hashes[name] })
+	return p
+}
+
+// bindPolicy is newPolicy without a memory.
+func bindPolicy(t *tenant.Tenant, scanners map[string]scanner.Named) *policy {
+	p := &policy{Tenant: *t}
+	for _, s := range t.Stages {
 		stage := scanner.Stage{Decide: scanner.Decide{Quorum: s.Quorum}}
 		for _, name := range s.Scanners {
 			named := scanners[name]

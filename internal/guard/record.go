@@ -16,10 +16,15 @@ import (
 
 // Where a decision came from, as in records.
 const (
-	sourceKernel = "kernel" // the kernel answered by itself
-	sourceScan   = "scan"   // scanners were asked for this event
-	sourcePolicy = "policy" // the tenant's policy, without a verdict
+	sourceKernel    = "kernel"    // the kernel answered by itself
+	sourceCache     = "cache"     // every verdict that was needed was known
+	sourceCoalesced = "coalesced" // another opener's scan of the same file
+	sourceScan      = "scan"      // scanners were asked for this event
+	sourcePolicy    = "policy"    // the tenant's policy, without a verdict
 )
+
+// opDirty is the operation of a record that tells of a writer, and of no decision.
+const opDirty = "dirty"
 
 // A subject is who opens what, for records. All of it but pid is untrusted.
 type subject struct {
@@ -73,24 +78,28 @@ func (c *container) named() audit.Container {
 }
 
 // record describes an answered event.
-func (k *task) record(o outcome, r scanner.Result, detail string, took time.Duration) audit.Record {
+func (k *task) record(o outcome, a account, took time.Duration) audit.Record {
 	rec := audit.Record{
 		Time: k.began, Tenant: k.pool.name, Container: k.c.named(),
 		Op: k.file.Op.String(), Path: k.subject.path, PID: k.subject.pid, Exe: k.subject.exe,
 		File:     audit.File{Size: k.file.Size},
-		Decision: decisionName(o.decision), Source: sourcePolicy, Reason: o.reason, Detail: detail,
+		Decision: decisionName(o.decision), Source: sourcePolicy, Reason: o.reason, Detail: a.detail,
 		Micros: took.Microseconds(),
 	}
-	if id := k.identity.Load(); id != nil {
-		rec.File.Identity = *id
+	if from := k.origin.Load(); from != nil {
+		rec.File.Identity, rec.File.Layer, rec.File.Pristine = from.identity, from.layer, from.pristine
 	}
-	if len(r.Reports) > 0 {
+	if r := a.result; len(r.Reports) > 0 {
 		rec.Source = sourceScan
 		rec.Verdict = r.Verdict.Outcome.String()
+		rec.Mark = r.Verdict.Mark
 		rec.Scanners = ScannerRecords(r.Reports)
 	}
-	if detail == "" {
-		rec.Detail = verdictDetail(r.Verdict)
+	if a.source != "" {
+		rec.Source = a.source
+	}
+	if a.detail == "" {
+		rec.Detail = VerdictDetail(a.result.Verdict)
 	}
 	return rec
 }
@@ -110,14 +119,14 @@ func ScannerRecords(reports []scanner.Report) []audit.Scanner {
 		v := rep.Verdict
 		records = append(records, audit.Scanner{
 			Name: rep.Name, Generation: string(v.Generation), Verdict: v.Outcome.String(),
-			Signature: v.Signature, Detail: verdictDetail(v), Micros: rep.Micros,
+			Signature: v.Signature, Detail: VerdictDetail(v), Micros: rep.Micros,
 		})
 	}
 	return records
 }
 
-// verdictDetail says in words what a verdict without a signature is about.
-func verdictDetail(v scanner.Verdict) string {
+// VerdictDetail says in words what a verdict without a signature is about.
+func VerdictDetail(v scanner.Verdict) string {
 	switch v.Outcome {
 	case scanner.Unscannable:
 		return string(v.Reason)

@@ -8,8 +8,8 @@ import (
 
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
-	"github.com/assay-project/assay/internal/layer"
 	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/internal/verdict"
 	"github.com/assay-project/assay/scanner"
 )
 
@@ -23,7 +23,8 @@ type task struct {
 	policy *policy // at the time of the event: the deadline and what it leads to
 	perm   *fanotify.Permission
 	file   scanner.File
-	tid    int // the opener's thread
+	tid    int          // the opener's thread
+	lane   verdict.Lane // the reader's
 	state  fileState
 	began  time.Time
 	audit  bool // allowed before the scan
@@ -36,7 +37,21 @@ type task struct {
 
 	describeOnce sync.Once
 	subject      subject
-	identity     atomic.Pointer[string] // of the content, once a worker has asked for it
+	origin       atomic.Pointer[origin] // of the file, once a worker has asked for it
+}
+
+// An origin is what records tell about a file.
+type origin struct {
+	identity string
+	layer    string // digest
+	pristine bool
+}
+
+// An account is what records tell about how an answer came to be.
+type account struct {
+	result scanner.Result
+	detail string
+	source string // "" for scan or policy, as the result says
 }
 
 // The phases of a task. Only the one who moves it out of queued touches its
@@ -50,7 +65,7 @@ const (
 func newTask(c *container, t *pool, p *policy, ev *fanotify.Event) *task {
 	st, _ := ev.Stat()
 	k := &task{
-		c: c, pool: t, policy: p, tid: ev.TID(), state: stateOf(st), began: time.Now(),
+		c: c, pool: t, policy: p, tid: ev.TID(), lane: verdict.Lane(ev.Reader()), state: stateOf(st), began: time.Now(),
 		audit: p.Mode == tenant.Audit,
 	}
 	c.describe(&k.file, t, ev)
@@ -88,20 +103,14 @@ func (k *task) run() {
 	if !k.phase.CompareAndSwap(queued, running) {
 		return // answered and released while it was queued
 	}
-	defer k.release()
 	k.describe() // before anything can release the descriptor; see abandon
-	k.identify()
 	p := k.c.usePolicy()
 	if p == nil {
-		k.conclude(k.policy.stopping(), scanner.Result{}, errStopping.Error())
+		k.conclude(k.policy.stopping(), account{detail: errStopping.Error()})
+		k.release()
 		return
 	}
-	defer p.unuse()
-	ctx, cancel := context.WithDeadline(k.c.ctx, k.began.Add(k.policy.Deadline))
-	defer cancel()
-	f := k.file // scan notes how the size changes, while the deadline may record
-	r := p.scan(ctx, &f)
-	k.conclude(p.judge(r.Verdict), r, "")
+	inquire(k, p)
 }
 
 // abandon answers without a verdict. Queued, the task ends here; running, the
@@ -114,14 +123,14 @@ func (k *task) abandon(o outcome, detail string) {
 	// The descriptor is open here: either nobody else can release it any more, or
 	// the worker waits in describe until this one is through.
 	k.describe()
-	k.conclude(o, scanner.Result{}, detail)
+	k.conclude(o, account{detail: detail})
 	if mine {
 		k.release()
 	}
 }
 
 // conclude answers and records, unless somebody has.
-func (k *task) conclude(o outcome, r scanner.Result, detail string) {
+func (k *task) conclude(o outcome, a account) {
 	if k.audit {
 		if !k.concluded.CompareAndSwap(false, true) {
 			return
@@ -129,12 +138,12 @@ func (k *task) conclude(o outcome, r scanner.Result, detail string) {
 		if o.reason != audit.ReasonClean {
 			o = outcome{fanotify.Allow, audit.ReasonAuditMode}
 		}
-		k.told(o, r, detail)
+		k.told(o, a)
 		return
 	}
 	before := func() { k.expectOpen(o.decision) }
 	if k.perm.AnswerAfter(before, o.decision) {
-		k.told(o, r, detail)
+		k.told(o, a)
 	}
 }
 
@@ -147,10 +156,10 @@ func (k *task) expectOpen(d fanotify.Decision) {
 }
 
 // told counts and records an event that is answered.
-func (k *task) told(o outcome, r scanner.Result, detail string) {
+func (k *task) told(o outcome, a account) {
 	took := time.Since(k.began)
 	k.c.count(k.pool, o)
-	k.c.guard.records.Append(k.record(o, r, detail, took))
+	k.c.guard.records.Append(k.record(o, a, took))
 }
 
 // describe looks up who opens what, once, while the opener still waits and the
@@ -161,14 +170,6 @@ func (k *task) describe() {
 		k.subject = subjectOf(k.file.FD, k.tid)
 		k.file.Path, k.file.PID = k.subject.path, k.subject.pid
 	})
-}
-
-// identify looks up the identity of the content for the record.
-func (k *task) identify() {
-	if id, err := layer.Identify(k.file.FD); err == nil {
-		text := id.String()
-		k.identity.Store(&text)
-	}
 }
 
 // release ends the task.

@@ -41,6 +41,86 @@ func NewOverlay(tb testing.TB, files map[string]string) Overlay {
 	return o
 }
 
+// NewOverlayOn mounts another overlay on an existing lower layer.
+func NewOverlayOn(tb testing.TB, lower string) Overlay {
+	tb.Helper()
+	return Stack{lower}.Mount(tb)
+}
+
+// A Stack is the directories of several layers, topmost first.
+type Stack []string
+
+// NewStack makes n layers; that at depth i has one file, "file<i>", with content of
+// its own.
+func NewStack(tb testing.TB, n int) Stack {
+	tb.Helper()
+	base := tb.TempDir()
+	var s Stack
+	for i := range n {
+		dir := filepath.Join(base, fmt.Sprint(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			tb.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("file", i)), fmt.Appendf(nil, "layer %d", i), 0o644); err != nil {
+			tb.Fatal(err)
+		}
+		s = append(s, dir)
+	}
+	return s
+}
+
+// Mount mounts an overlay on the layers, with an upper directory of its own on their
+// filesystem. Many layers do not fit into the options of mount(2).
+func (s Stack) Mount(tb testing.TB) Overlay {
+	tb.Helper()
+	base, err := os.MkdirTemp(filepath.Dir(s[0]), "on-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	o := Overlay{Lower: s[0], Upper: filepath.Join(base, "upper"), Merged: filepath.Join(base, "merged")}
+	work := filepath.Join(base, "work")
+	for _, dir := range []string{o.Upper, o.Merged, work} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	options := [][2]string{{"upperdir", o.Upper}, {"workdir", work}}
+	for _, dir := range s {
+		options = append(options, [2]string{"lowerdir+", dir})
+	}
+	if err := mountOverlay(o.Merged, options); err != nil {
+		tb.Fatalf("mount an overlay on %d layers: %v", len(s), err)
+	}
+	tb.Cleanup(func() { _ = unix.Unmount(o.Merged, unix.MNT_DETACH) })
+	return o
+}
+
+// mountOverlay mounts with fsconfig(2), one option after another.
+func mountOverlay(target string, options [][2]string) error {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen: %w", err)
+	}
+	defer unix.Close(fs)
+	for _, option := range options {
+		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
+			return fmt.Errorf("%s=%s: %w", option[0], option[1], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("fsconfig: %w", err)
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("fsmount: %w", err)
+	}
+	defer unix.Close(mount)
+	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	return nil
+}
+
 // Mount mounts and unmounts at the end of the test.
 func Mount(tb testing.TB, source, target, fstype string, flags uintptr, data string) {
 	tb.Helper()

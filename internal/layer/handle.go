@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -72,7 +73,8 @@ const (
 	ovlMagic   = 0xfb
 	// ovlUpper is OVL_FH_FLAG_PATH_UPPER; the flags below it say the byte order.
 	ovlUpper     = 1 << 2
-	ovlKnownFlag = ovlUpper | 1<<1 | 1<<0
+	ovlKnownFlag = ovlUpper | 1<<1 | ovlBigEndian
+	ovlBigEndian = 1 << 0
 )
 
 var errHandle = errors.New("the handle is not one of an overlay file")
@@ -104,3 +106,24 @@ func asError(what string, errno syscall.Errno) error {
 	}
 	return fmt.Errorf("%s: %w", what, errno)
 }
+
+// wrap makes of the handle of a layer's file the one that an overlay has for it: see
+// [handle.backing] for the layout.
+func (h *handle) wrap(fs uuid) {
+	own := h.data()
+	var out handle
+	d := out.bytes[:]
+	d[ovlVersionAt], d[ovlMagicAt] = ovlVersion, ovlMagic
+	d[ovlLengthAt] = byte(ovlDataAt - ovlPadding + len(own))
+	if nativeBigEndian() {
+		d[ovlFlagsAt] = ovlBigEndian
+	}
+	d[ovlTypeAt] = byte(h.kind) //nolint:gosec // an enum fid_type
+	copy(d[ovlUUIDAt:], fs[:])
+	n := ovlDataAt + copy(d[ovlDataAt:], own)
+	out.size, out.kind = uint32(n), typeOverlay //nolint:gosec // at most maxHandle
+	*h = out
+}
+
+// nativeBigEndian reports the byte order that the kernel notes in handles.
+func nativeBigEndian() bool { return binary.NativeEndian.Uint16([]byte{0, 1}) == 1 }

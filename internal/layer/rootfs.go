@@ -38,6 +38,7 @@ type Rootfs struct {
 	host       *Host
 	mount      Mount
 	lowers     []lower // topmost first
+	upperFS    int64   // type of its filesystem
 	upper      string  // with a slash at its end; "" if the overlay cannot be written
 	metacopy   []byte  // attribute of files without content, with a zero byte; nil if the overlay refuses them
 	indexed    bool    // hard links are kept over a copy-up
@@ -48,6 +49,7 @@ type Rootfs struct {
 type lower struct {
 	Layer
 	prefix string // path of the directory below the host's root, with a slash at its end
+	local  bool   // on a filesystem that only this kernel changes
 }
 
 // ErrLayers says that an overlay's layers cannot be found on the host. Its files
@@ -82,12 +84,12 @@ func (h *Host) Rootfs(ctx context.Context, m Mount, bases []string, resolvers ..
 		r.metacopy = []byte("trusted.overlay.metacopy\x00")
 	}
 	if found.upper.name != "" {
-		r.upper = prefix(found.upper)
+		r.upper, r.upperFS = prefix(found.upper), found.upper.fs
 	}
 	names := make([]string, len(found.lower))
 	for i, dir := range found.lower {
 		names[i] = dir.name
-		r.lowers = append(r.lowers, lower{Layer: Layer{Dir: dir.id}, prefix: prefix(dir)})
+		r.lowers = append(r.lowers, lower{Layer: Layer{Dir: dir.id}, prefix: prefix(dir), local: isLocal(dir.fs)})
 	}
 	r.name(ctx, names, resolvers)
 	return r, nil

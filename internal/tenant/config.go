@@ -16,6 +16,9 @@ const (
 	defaultClamdMaxFileSize = 100 << 20
 	defaultRecordSize       = 100 << 20
 	defaultRecordKeep       = 5
+	defaultCacheMemory      = 256 << 20
+	defaultCacheDisk        = 256 << 20
+	leastCache              = 4 << 20
 	defaultDeadline         = 5 * time.Second
 )
 
@@ -70,6 +73,7 @@ func Parse(name string, data []byte) (*Config, error) {
 func newConfig() *Config {
 	return &Config{
 		Socket: defaultSocket, State: defaultState,
+		Cache:   Cache{Memory: defaultCacheMemory, Disk: defaultCacheDisk},
 		Records: Records{MaxSize: defaultRecordSize, Keep: defaultRecordKeep},
 	}
 }
@@ -83,6 +87,7 @@ func (d *decoder) config(root *node, c *Config) {
 		{name: "state", read: d.text(&c.State, checkPath)},
 		{name: "scanners", read: d.node(&scanners)},
 		{name: "tenants", read: d.node(&tenants)},
+		{name: "cache", read: func(_ string, n *node) { d.cache(n, &c.Cache) }},
 		{name: "records", read: func(_ string, n *node) { d.records(n, &c.Records) }},
 		{name: "exempt", read: d.node(&exempt)},
 	})
@@ -90,6 +95,19 @@ func (d *decoder) config(root *node, c *Config) {
 	var exempted []located
 	c.Exempt, exempted = d.exempt(exempt)
 	c.Tenants = d.tenants(tenants, c.Scanners, exempted)
+}
+
+func (d *decoder) cache(n *node, c *Cache) {
+	d.mapping(n, "cache", []key{
+		{name: "memory", read: d.size(&c.Memory, leastCache)},
+		{name: "disk", read: func(name string, n *node) {
+			least := int64(leastCache)
+			if size, ok := parseSize(n.text); ok && size == 0 {
+				least = 0 // stores nothing
+			}
+			d.size(&c.Disk, least)(name, n)
+		}},
+	})
 }
 
 func (d *decoder) records(n *node, r *Records) {

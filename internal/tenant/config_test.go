@@ -62,9 +62,12 @@ tenants:
     maxSize: 100MiB
     kernelMarks: all
     volumeMarks: superblock
+    scanAhead: off
+    onNewGeneration: wait
     exclude: {mounts: [/var/lib/postgresql/data]}
   - name: rest
     match: {}
+cache: {memory: 64MiB, disk: 0}
 records: {file: /var/log/a.jsonl, maxSize: 20MB, keep: 9}
 exempt:
   - {namespaces: [assay-system]}
@@ -95,6 +98,7 @@ func TestParseEveryKey(t *testing.T) {
 				Deadline: time.Minute,
 				OnError:  tenant.Allow, OnTimeout: tenant.Allow, OnUnscannable: tenant.Allow, OnTooLarge: tenant.Allow,
 				MaxSize: 100 << 20, KernelMarks: tenant.MarkAll, VolumeMarks: tenant.VolumeSuperblock,
+				ScanAhead: tenant.AheadOff, OnGeneration: tenant.GenerationWait,
 				ExcludeMounts: []string{"/var/lib/postgresql/data"},
 			},
 			{
@@ -102,6 +106,7 @@ func TestParseEveryKey(t *testing.T) {
 				Stages: []tenant.Stage{{Scanners: all}}, Deadline: 5 * time.Second,
 				OnError: tenant.Deny, OnTimeout: tenant.Deny, OnUnscannable: tenant.Deny, OnTooLarge: tenant.Deny,
 				KernelMarks: tenant.MarkLayers, VolumeMarks: tenant.VolumeMount,
+				ScanAhead: tenant.AheadLayers, OnGeneration: tenant.GenerationRescan,
 				ExcludeMounts: []string{},
 			},
 		},

@@ -15,6 +15,7 @@ type (
 		State    string        `json:"state"`
 		Scanners []scannerView `json:"scanners"`
 		Tenants  []tenantView  `json:"tenants"`
+		Cache    cacheView     `json:"cache"`
 		Records  *recordsView  `json:"records,omitempty"`
 		Exempt   []matchView   `json:"exempt"`
 	}
@@ -35,20 +36,22 @@ type (
 		Namespaces []string `json:"namespaces,omitempty"`
 	}
 	tenantView struct {
-		Name          string      `json:"name"`
-		Match         matchView   `json:"match"`
-		Mode          Mode        `json:"mode"`
-		On            []string    `json:"on"`
-		Stages        []stageView `json:"stages"`
-		Deadline      string      `json:"deadline"`
-		OnError       Action      `json:"onError"`
-		OnTimeout     Action      `json:"onTimeout"`
-		OnUnscannable Action      `json:"onUnscannable"`
-		OnTooLarge    Action      `json:"onTooLarge"`
-		MaxSize       int64       `json:"maxSize"`
-		KernelMarks   KernelMarks `json:"kernelMarks"`
-		VolumeMarks   VolumeMarks `json:"volumeMarks"`
-		Exclude       excludeView `json:"exclude"`
+		Name          string          `json:"name"`
+		Match         matchView       `json:"match"`
+		Mode          Mode            `json:"mode"`
+		On            []string        `json:"on"`
+		Stages        []stageView     `json:"stages"`
+		Deadline      string          `json:"deadline"`
+		OnError       Action          `json:"onError"`
+		OnTimeout     Action          `json:"onTimeout"`
+		OnUnscannable Action          `json:"onUnscannable"`
+		OnTooLarge    Action          `json:"onTooLarge"`
+		MaxSize       int64           `json:"maxSize"`
+		KernelMarks   KernelMarks     `json:"kernelMarks"`
+		VolumeMarks   VolumeMarks     `json:"volumeMarks"`
+		ScanAhead     ScanAhead       `json:"scanAhead"`
+		OnGeneration  OnNewGeneration `json:"onNewGeneration"`
+		Exclude       excludeView     `json:"exclude"`
 	}
 	stageView struct {
 		Scanners []string `json:"scanners"`
@@ -59,6 +62,10 @@ type (
 	}
 	excludeView struct {
 		Mounts []string `json:"mounts"`
+	}
+	cacheView struct {
+		Memory int64 `json:"memory"`
+		Disk   int64 `json:"disk"`
 	}
 	recordsView struct {
 		File    string `json:"file"`
@@ -84,7 +91,22 @@ func (c *Config) Hash() string {
 	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
-// RestartNeeded returns the top-level keys, socket, state and records in this
+// Hash returns digits that are equal for scanners whose verdicts are worth the same:
+// their driver and what it asks, not how.
+func (s Scanner) Hash() string {
+	v := s.view()
+	v.Name = ""
+	if v.Clamd != nil {
+		v.Clamd.Connections = 0
+	}
+	sum := sha256.New()
+	if err := json.NewEncoder(sum).Encode(v); err != nil {
+		panic(fmt.Sprintf("tenant: encoding a scanner: %v", err)) // see Config.Hash
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
+// RestartNeeded returns the top-level keys, socket, state, cache and records in this
 // order, whose change from c to next a running agent cannot apply. It is empty
 // if a reload can apply everything.
 func (c *Config) RestartNeeded(next *Config) []string {
@@ -95,6 +117,9 @@ func (c *Config) RestartNeeded(next *Config) []string {
 	if c.State != next.State {
 		keys = append(keys, "state")
 	}
+	if c.Cache != next.Cache {
+		keys = append(keys, "cache")
+	}
 	if c.Records != next.Records {
 		keys = append(keys, "records")
 	}
@@ -102,7 +127,7 @@ func (c *Config) RestartNeeded(next *Config) []string {
 }
 
 func (c *Config) view() configView {
-	v := configView{Socket: c.Socket, State: c.State}
+	v := configView{Socket: c.Socket, State: c.State, Cache: cacheView(c.Cache)}
 	v.Scanners = each(c.Scanners, Scanner.view)
 	v.Tenants = each(c.Tenants, Tenant.view)
 	v.Exempt = each(c.Exempt, func(m Match) matchView { return matchView(m) })
@@ -130,6 +155,7 @@ func (t Tenant) view() tenantView {
 		Stages: each(t.Stages, Stage.view), Deadline: t.Deadline.String(),
 		OnError: t.OnError, OnTimeout: t.OnTimeout, OnUnscannable: t.OnUnscannable, OnTooLarge: t.OnTooLarge,
 		MaxSize: t.MaxSize, KernelMarks: t.KernelMarks, VolumeMarks: t.VolumeMarks,
+		ScanAhead: t.ScanAhead, OnGeneration: t.OnGeneration,
 		Exclude: excludeView{Mounts: t.ExcludeMounts},
 	}
 }

@@ -35,6 +35,7 @@ func newTenant(scanners []Scanner) Tenant {
 		Deadline: defaultDeadline,
 		OnError:  Deny, OnTimeout: Deny, OnUnscannable: Deny, OnTooLarge: Deny,
 		KernelMarks: MarkLayers, VolumeMarks: VolumeMount,
+		ScanAhead: AheadLayers, OnGeneration: GenerationRescan,
 		ExcludeMounts: []string{},
 	}
 }
@@ -89,6 +90,8 @@ func (d *decoder) tenant(n *node, scanners []Scanner) draft {
 		{name: "maxSize", read: d.size(&t.MaxSize, 0)},
 		{name: "kernelMarks", read: enum(d, &t.KernelMarks, MarkLayers, MarkAll, MarkReadonly, MarkOff)},
 		{name: "volumeMarks", read: enum(d, &t.VolumeMarks, VolumeMount, VolumeSuperblock)},
+		{name: "scanAhead", read: enum(d, &t.ScanAhead, AheadLayers, AheadOff)},
+		{name: "onNewGeneration", read: enum(d, &t.OnGeneration, GenerationRescan, GenerationWait)},
 		{name: "exclude", read: func(_ string, n *node) { t.ExcludeMounts = d.exclude(n) }},
 	})
 	d.required(n, seen, "a tenant", "name")

@@ -12,6 +12,7 @@ type Config struct {
 	State    string    // directory of what survives a restart; default /var/lib/assay
 	Scanners []Scanner // in file order
 	Tenants  []Tenant  // in file order: the first that matches wins
+	Cache    Cache
 	Records  Records
 	Exempt   []Match // containers that are not guarded at all
 }
@@ -70,6 +71,25 @@ const (
 	VolumeSuperblock VolumeMarks = "superblock" // a superblock mark: sees every open of that filesystem, the host's too
 )
 
+// A ScanAhead setting says which files are scanned before anybody opens them.
+type ScanAhead string
+
+// The settings of scanAhead.
+const (
+	AheadLayers ScanAhead = "layers" // image layers of a container that starts, in the background
+	AheadOff    ScanAhead = "off"    // none
+)
+
+// An OnNewGeneration setting says what happens to known files when a scanner's
+// knowledge changes. Old verdicts do not count any more in any case.
+type OnNewGeneration string
+
+// The settings of onNewGeneration.
+const (
+	GenerationRescan OnNewGeneration = "rescan" // files in use are scanned again in the background
+	GenerationWait   OnNewGeneration = "wait"   // each is scanned again at its next open
+)
+
 // An Action is what happens to an open that got no clean or malicious verdict.
 type Action string
 
@@ -87,21 +107,29 @@ type Tenant struct {
 	OnOpen        bool // `on`; default both
 	OnExec        bool
 	Stages        []Stage
-	Deadline      time.Duration // per event; default 5s
-	OnError       Action        // default deny
-	OnTimeout     Action        // default deny
-	OnUnscannable Action        // default deny
-	OnTooLarge    Action        // default deny
-	MaxSize       int64         // bytes; 0 means no limit of Assay's own; default 0
-	KernelMarks   KernelMarks   // default layers
-	VolumeMarks   VolumeMarks   // default mount
-	ExcludeMounts []string      // mount destinations inside the container, clean and absolute
+	Deadline      time.Duration   // per event; default 5s
+	OnError       Action          // default deny
+	OnTimeout     Action          // default deny
+	OnUnscannable Action          // default deny
+	OnTooLarge    Action          // default deny
+	MaxSize       int64           // bytes; 0 means no limit of Assay's own; default 0
+	KernelMarks   KernelMarks     // default layers
+	VolumeMarks   VolumeMarks     // default mount
+	ScanAhead     ScanAhead       // default layers
+	OnGeneration  OnNewGeneration // default rescan
+	ExcludeMounts []string        // mount destinations inside the container, clean and absolute
 }
 
 // A Stage names the scanners that run in parallel, and how they decide.
 type Stage struct {
 	Scanners []string
 	Quorum   int // clean verdicts needed; 0 means all
+}
+
+// Cache bounds what is remembered of verdicts.
+type Cache struct {
+	Memory int64 // bytes of memory; default 256MiB
+	Disk   int64 // bytes below State; 0 means that nothing is stored; default 256MiB
 }
 
 // Records configures the record file. File == "" means none.

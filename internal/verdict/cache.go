@@ -177,6 +177,13 @@ func (c *Cache) Forget(id Scope, key FileKey) bool {
 	return found
 }
 
+// Has reports whether anything is kept about a file in a scope. It counts as no
+// lookup, and neither locks nor allocates.
+func (c *Cache) Has(id *Scope, key *FileKey) bool {
+	s := c.scopes.find(c.hashScope(id), id)
+	return s != nil && s.find(c.hashKey(key), key) != nil
+}
+
 // A Want names a scanner whose verdict is needed, and the only generation of it
 // that will do: the one that a scan begun now would use.
 type Want struct {

@@ -39,6 +39,23 @@ type Stats struct {
 	Flights         FlightStats
 }
 
+// Totals are a cache's sums, of the scopes that it has now.
+type Totals struct {
+	Files           int
+	Bytes, MaxBytes int64  // of memory
+	Hits, Misses    uint64 // lookups that were answered in full, and others
+}
+
+// Totals sums up. The cost depends on the number of scopes, not of files.
+func (c *Cache) Totals() Totals {
+	t := Totals{Bytes: c.bytes.Load(), MaxBytes: c.maxBytes}
+	for _, s := range c.scopes.list() {
+		hits, misses := s.lanes.sum()
+		t.Files, t.Hits, t.Misses = t.Files+s.files(), t.Hits+hits, t.Misses+misses
+	}
+	return t
+}
+
 // Stats counts what is kept. The cost is a walk over all files.
 func (c *Cache) Stats() Stats {
 	st := Stats{Bytes: c.bytes.Load(), MaxBytes: c.maxBytes, Flights: c.flights.stats()}

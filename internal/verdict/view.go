@@ -25,6 +25,16 @@ func (c *Cache) NewPlan(stages []scanner.Stage, config func(name string) string)
 	return p
 }
 
+// Scanner returns the plan's scanner of a configured name, or nil.
+func (p *Plan) Scanner(name string) *Scanner {
+	for _, s := range p.scanners {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
 // A View is a plan with what is known about one file after the other: the
 // policy's stages, in which whoever's verdict is known is not asked again. It is
 // for one goroutine at a time and made to be used many times over.
@@ -66,6 +76,22 @@ func (v *View) Look(at Lane, id Scope, key FileKey) {
 	v.known = v.plan.cache.Lookup(at, id, key, v.wanted, v.got)
 }
 
+// Peek is Look for whoever only wants to know: it counts as no lookup and as no use.
+func (v *View) Peek(id Scope, key FileKey) {
+	v.known = 0
+	s := v.plan.cache.scopes.find(v.plan.cache.hashScope(&id), &id)
+	if s == nil {
+		return
+	}
+	e := s.find(v.plan.cache.hashKey(&key), &key)
+	for i := 0; e != nil && i < min(len(v.wanted), MaxWanted); i++ {
+		v.wanted[i].Generation = v.standIn[i].Generation()
+		if lookupVote(e, &v.wanted[i], &v.got[i]) {
+			v.known |= 1 << i
+		}
+	}
+}
+
 // Settle returns the policy's verdict on f, if what is known is enough for it,
 // together with what scanners can say at once; see [scanner.EvaluateInstant]. It
 // neither blocks nor allocates.
@@ -92,6 +118,34 @@ func (v *View) Keep(id Scope, key FileKey, size int64, r scanner.Result) int {
 		})
 	}
 	return v.plan.cache.Keep(id, key, size, verdicts)
+}
+
+// Scanned returns how many of r's reports are a scanner's own, and not from memory.
+func (v *View) Scanned(r scanner.Result) (n int) {
+	for i := range r.Reports {
+		if !v.knows(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// Known reports whether anything is known of the file that was looked at last.
+func (v *View) Known() bool { return v.known != 0 }
+
+// Unknown returns the names of the scanners whose verdict is not known.
+func (v *View) Unknown() []string {
+	var names []string
+	all := 0
+	for _, stage := range v.plan.stages {
+		for _, named := range stage.Scanners {
+			if !v.knows(all) {
+				names = append(names, named.Name)
+			}
+			all++
+		}
+	}
+	return names
 }
 
 // Reports returns what is known, for records: one report per scanner.

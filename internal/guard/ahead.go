@@ -1,0 +1,260 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/assay-project/assay/internal/ahead"
+	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/layer"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/internal/verdict"
+	"github.com/assay-project/assay/scanner"
+)
+
+// aheadDeadline bounds the scan of one file for which nobody waits.
+const aheadDeadline = time.Minute
+
+// opScan is the operation of a record that tells of a file which nobody has opened.
+const opScan = "scan"
+
+// An aheadKey tells layers to be scanned apart: a scan is done for the layer under a
+// policy, and again for a generation.
+type aheadKey struct {
+	scope      verdict.Scope
+	class      verdict.Class
+	generation string
+}
+
+// errLayerGone says that another directory is where the layer was.
+var errLayerGone = errors.New("the layer's directory is gone")
+
+// anticipate has the layers of a container that starts scanned in the background.
+func (g *Guard) anticipate(c *container) {
+	if p := c.pool.Load().policy.Load(); g.ahead != nil && p.ScanAhead == tenant.AheadLayers {
+		g.enqueue(c, p, false)
+	}
+}
+
+// outdated has what a tenant's containers use scanned again, after a scanner's
+// knowledge has changed.
+func (g *Guard) outdated(t *pool) {
+	p := t.policy.Load()
+	if g.ahead == nil || p.OnGeneration != tenant.GenerationRescan {
+		return
+	}
+	for _, c := range g.guarded() {
+		if c.pool.Load() == t {
+			g.enqueue(c, p, true)
+		}
+	}
+}
+
+// enqueue hands a container's layers to the runner.
+func (g *Guard) enqueue(c *container, p *policy, again bool) {
+	l := c.lineage.Load()
+	if l == nil || l.rootfs == nil {
+		return
+	}
+	for i, scope := range l.layers {
+		if !l.rootfs.Local(i) {
+			continue
+		}
+		g.ahead.Add(ahead.Job{
+			Layer:  ahead.Layer{Name: l.labels[i], Dir: l.rootfs.Directory(i)},
+			Tenant: c.pool.Load().name, Again: again,
+			Key: aheadKey{scope, p.class, p.generations()},
+		})
+	}
+}
+
+// generations names what the policy's scanners know now.
+func (p *policy) generations() string {
+	text := ""
+	for _, stage := range p.stages {
+		for _, s := range stage.Scanners {
+			text += fmt.Sprintf("%s=%q ", s.Name, s.Generation())
+		}
+	}
+	return text
+}
+
+// aheadScans is the guard as the runner sees it.
+type aheadScans struct{ *Guard }
+
+// A layerTree is a layer's directory, open, whose verdicts are wanted.
+type layerTree struct {
+	*layer.Tree
+	guard *Guard
+	scope verdict.Scope
+	// report is told of whatever is not clean; nil if nobody asked.
+	report func(AheadFinding)
+}
+
+// An AheadFinding is a file of a layer that is not known to be clean.
+type AheadFinding struct {
+	Layer, Path string
+	Size        int64
+	Result      scanner.Result
+}
+
+// Open implements [ahead.Scans].
+func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
+	key, ok := j.Key.(aheadKey)
+	if !ok {
+		return nil, errLayerGone // a defect: all jobs are made here
+	}
+	tree, err := a.memory.Host.OpenLayer(j.Dir)
+	if err != nil {
+		return nil, err
+	}
+	found := layer.Layer{Digest: j.Name, Dir: tree.Dir()}
+	if scope, _ := scopeOfLayer(found); scope != key.scope {
+		found.Digest = ""
+		if scope, _ = scopeOfLayer(found); scope != key.scope {
+			a.memory.Cache.Drop(key.scope)
+			return nil, errors.Join(errLayerGone, tree.Close())
+		}
+	}
+	a.memory.Cache.Acquire(key.scope, j.Name)
+	return &layerTree{Tree: tree, guard: a.Guard, scope: key.scope}, nil
+}
+
+// Close implements [ahead.Tree].
+func (t *layerTree) Close() error {
+	t.guard.memory.Cache.Release(t.scope)
+	return t.Tree.Close()
+}
+
+// Files implements [ahead.Tree].
+func (t *layerTree) Files(ctx context.Context) ([]ahead.File, error) {
+	listed, err := t.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]ahead.File, len(listed))
+	for i := range listed {
+		files[i] = ahead.File{Path: listed[i].Path, Size: listed[i].Size, Ref: &listed[i]}
+	}
+	return files, nil
+}
+
+// Busy implements [ahead.Scans].
+func (a aheadScans) Busy(j *ahead.Job) bool {
+	t := a.pool(j.Tenant)
+	return t != nil && (len(t.queue) > 0 || t.workers.Load() > 0)
+}
+
+func (g *Guard) pool(name string) *pool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pools[name]
+}
+
+// Scan implements [ahead.Scans].
+func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *ahead.File) ahead.Result {
+	t, pool := tree.(*layerTree), a.pool(j.Tenant) //nolint:errcheck,forcetypeassert // from Open
+	if pool == nil {
+		return ahead.Skipped
+	}
+	p := pool.usePolicy()
+	if p == nil {
+		return ahead.Skipped
+	}
+	defer p.unuse()
+	s := scanner.File{FD: -1, Size: f.Size, Tenant: j.Tenant, Path: f.Path}
+	if v, known := scanner.EvaluateInstant(p.stages, &s); known && v.Outcome == scanner.Clean {
+		return ahead.Skipped
+	}
+	entry := f.Ref.(*layer.TreeFile) //nolint:errcheck,forcetypeassert // from Files
+	file, id, err := t.OpenFile(entry)
+	if err != nil {
+		return ahead.Skipped
+	}
+	defer file.Close()
+	s.FD = int(file.Fd())
+	key := verdict.FileKey(id.Bytes())
+	if j.Again && !a.memory.Cache.Has(&t.scope, &key) {
+		return ahead.Skipped
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(aheadDeadline, p.Deadline))
+	defer cancel()
+	return t.scan(ctx, pool, p, &s, id)
+}
+
+// scan scans an open file of the layer, unless its verdicts are known or an opener
+// has begun to. Openers who come meanwhile wait for this scan.
+func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.File, id layer.Identity) ahead.Result {
+	key := verdict.FileKey(id.Bytes())
+	ticket := t.guard.memory.Cache.Join(t.scope, key, p.class)
+	if !ticket.Owner() {
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		if _, how := ticket.Wait(gone); how != verdict.Owner {
+			return ahead.Known // soon
+		}
+	}
+	done := false
+	defer func() {
+		if !done {
+			ticket.HandOver()
+		}
+	}()
+	view := p.view()
+	defer p.views.Put(view)
+	view.Peek(t.scope, key)
+	if v, settled := view.Settle(f); settled {
+		ticket.Complete(scanner.Result{Verdict: v, Reports: view.Reports()})
+		done = true
+		return t.tell(f, scanner.Result{Verdict: v, Reports: view.Reports()}, ahead.Known)
+	}
+	size := f.Size
+	r := p.scan(ctx, f, view.Evaluate)
+	pool.scans.Add(uint64(view.Scanned(r))) //nolint:gosec // a handful
+	if ctx.Err() != nil {
+		return ahead.Failed
+	}
+	done = true
+	if again, err := t.Predict(f.FD); err != nil || again != id || f.Size != size {
+		ticket.Disperse()
+		return ahead.Skipped
+	}
+	view.Keep(t.scope, key, f.Size, r)
+	ticket.Complete(r)
+	return t.tell(f, r, resultOf(r.Verdict.Outcome))
+}
+
+func resultOf(o scanner.Outcome) ahead.Result {
+	switch o {
+	case scanner.Clean:
+		return ahead.Clean
+	case scanner.Malicious:
+		return ahead.Malicious
+	case scanner.Unscannable:
+		return ahead.Unscannable
+	case scanner.Error:
+	}
+	return ahead.Failed
+}
+
+// tell says what was found, to whoever asked for it or in the records.
+func (t *layerTree) tell(f *scanner.File, r scanner.Result, result ahead.Result) ahead.Result {
+	if r.Verdict.Outcome == scanner.Clean {
+		return result
+	}
+	if t.report != nil {
+		t.report(AheadFinding{Path: f.Path, Size: f.Size, Result: r})
+	}
+	if result != ahead.Malicious {
+		return result
+	}
+	t.guard.log.Warn("malware in an image layer, before anybody has opened it", "path", f.Path, "signature", r.Verdict.Signature)
+	t.guard.records.Append(audit.Record{
+		Time: time.Now(), Tenant: f.Tenant, Op: opScan, Path: f.Path,
+		File: audit.File{Size: f.Size, Pristine: true}, Verdict: r.Verdict.Outcome.String(), Mark: r.Verdict.Mark,
+		Source: sourceScan, Reason: audit.ReasonMalicious, Scanners: ScannerRecords(r.Reports),
+	})
+	return result
+}

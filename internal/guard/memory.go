@@ -1,0 +1,55 @@
+package guard
+
+import (
+	"context"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+
+	"github.com/assay-project/assay/internal/layer"
+	"github.com/assay-project/assay/internal/lease"
+	"github.com/assay-project/assay/internal/verdict"
+)
+
+// A Memory is what a Guard remembers verdicts with. All of it stays the caller's.
+type Memory struct {
+	Cache     *verdict.Cache
+	Leases    *lease.Holder // tells who writes; nil: only layers' verdicts are kept, and no marks placed
+	Host      *layer.Host   // where layers are
+	Clock     *layer.Clock  // tells that times can be forged
+	Resolvers []layer.Resolver
+	// MaxMarks bounds the kernel marks of all tenants: each is an open descriptor.
+	MaxMarks int
+}
+
+// findLayers bounds the questions to the runtimes' storages about a container that
+// starts. Layers that are not named in time have no digest, and their directory's
+// identity instead.
+const findLayers = 2 * time.Second
+
+// remember prepares what is needed to know the container's files again. Where the
+// layers cannot be found, all files belong to the container alone.
+func (c *container) remember(top *mountinfo.Info) {
+	m := c.guard.memory
+	if m == nil || c.lineage.Load() != nil {
+		return
+	}
+	l := newLineage(m, c.info.ID)
+	ctx, cancel := context.WithTimeout(c.ctx, findLayers)
+	defer cancel()
+	rootfs, err := m.Host.Rootfs(ctx, layer.Mount{
+		ID: top.ID, Major: top.Major, Minor: top.Minor, Options: top.VFSOptions, Mountpoint: c.onHost,
+	}, nil, m.Resolvers...)
+	if err != nil {
+		c.guard.log.Warn("verdicts on this container's files are not shared: its layers cannot be found",
+			"container", c.info.ID, "error", err)
+	} else {
+		l.rest(rootfs)
+		if err := rootfs.Unresolved(); err != nil {
+			c.guard.log.Warn("layers without a digest: their verdicts are kept by the directory's identity",
+				"container", c.info.ID, "error", err)
+		}
+	}
+	l.acquire()
+	c.lineage.Store(l)
+}

@@ -1,0 +1,160 @@
+package guard
+
+import (
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/layer"
+	"github.com/assay-project/assay/internal/verdict"
+)
+
+// notifying are the filesystems that change a file's change time at the first store
+// through a new writable mapping (their page_mkwrite calls file_update_time). tmpfs
+// is not among them: a page that was read through such a mapping is written to
+// without a fault, and the time stands still (docs/kernel.md).
+var notifying = []int64{ //nolint:gochecknoglobals // a table
+	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC,
+}
+
+// settled is how long ago a file of the container's own must have changed when its
+// scan begins. It is more than the granularity of change times (a tick, 10 ms at
+// most), so that a later change has another time.
+const settled = 20 * time.Millisecond
+
+// A proof is the evidence that a file is the same, and nobody could change it, from
+// before a scan until after it. Without it, a verdict is an answer and nothing more.
+type proof struct {
+	lineage  *lineage
+	fd       int // lent
+	upper    int // the file behind the overlay's; -1 without
+	id       layer.Identity
+	scope    verdict.Scope
+	origin   layer.Attribution // if onRootfs
+	onRootfs bool
+	holds    bool // so far
+}
+
+// begin gathers what can be proven before the scan. The file's path is a hint.
+func (l *lineage) begin(fd int, hint string) proof {
+	p := proof{lineage: l, fd: fd, upper: -1, scope: l.elsewhere}
+	var err error
+	if p.id, p.onRootfs, err = l.identify(fd); err != nil {
+		return p
+	}
+	if p.onRootfs {
+		p.scope = l.own
+		p.origin, err = l.rootfs.Attribute(fd, p.id, hint)
+		if p.pristine() {
+			p.scope, _ = scopeOfLayer(p.origin.Layer)
+			p.holds = l.rootfs.Local(p.origin.Depth)
+			return p
+		}
+	}
+	// A clock that was set can make two contents look the same.
+	p.holds = err == nil && l.memory != nil && l.memory.Leases != nil && l.steady() && p.isSettled() && p.reaches(hint) && p.quiet()
+	return p
+}
+
+// pristine reports whether the file was proven to be a layer's.
+func (p *proof) pristine() bool { return p.onRootfs && p.origin.Reason == layer.Pristine }
+
+// isSettled reports whether the last change is long enough ago.
+func (p *proof) isSettled() bool {
+	var st unix.Stat_t
+	if err := unix.Fstat(p.fd, &st); err != nil {
+		return false
+	}
+	changed := time.Unix(st.Ctim.Unix())
+	return time.Since(changed) > settled
+}
+
+// reaches finds the inode that knows of all writers, and asks its filesystem.
+func (p *proof) reaches(hint string) bool {
+	fs := p.lineage.upperFS()
+	if !p.onRootfs {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(p.fd, &st); err != nil {
+			return false
+		}
+		fs = int64(st.Type)
+	}
+	if !notifies(fs) {
+		return false
+	}
+	if !p.onRootfs {
+		return true
+	}
+	var err error
+	p.upper, err = p.lineage.rootfs.OpenUpper(p.fd, p.id, hint)
+	return err == nil
+}
+
+func notifies(fs int64) bool {
+	for _, one := range notifying {
+		if fs == one {
+			return true
+		}
+	}
+	return false
+}
+
+// quiet reports whether nobody has the file open or mapped for writing.
+func (p *proof) quiet() bool {
+	for _, fd := range []int{p.fd, p.upper} {
+		if fd < 0 {
+			continue
+		}
+		if busy, err := p.lineage.memory.Leases.Writers(fd); err != nil || busy {
+			return false
+		}
+	}
+	return true
+}
+
+// complete reports, after the scan, whether the verdict is one on the file as it
+// was all the time.
+func (p *proof) complete(hint string) bool {
+	if !p.holds {
+		return false
+	}
+	if p.pristine() {
+		again, err := p.lineage.rootfs.Attribute(p.fd, p.id, hint)
+		return err == nil && again.Reason == layer.Pristine
+	}
+	// The identity comes last: a writer that came and went in between has changed it.
+	if !p.quiet() || !p.lineage.steady() {
+		return false
+	}
+	id, _, err := p.lineage.identify(p.fd)
+	return err == nil && id == p.id
+}
+
+// end gives back what the proof holds.
+func (p *proof) end() {
+	if p.upper >= 0 {
+		_ = unix.Close(p.upper)
+		p.upper = -1
+	}
+}
+
+func (p *proof) key() verdict.FileKey { return verdict.FileKey(p.id.Bytes()) }
+
+// upperFS is the type of the filesystem of the container's upper directory.
+func (l *lineage) upperFS() int64 {
+	if l.rootfs == nil {
+		return 0
+	}
+	return l.rootfs.UpperFS()
+}
+
+// hintOf says where the file behind fd is, for whoever looks for it.
+func hintOf(fd int) string {
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return ""
+	}
+	return name
+}
