@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -154,7 +157,8 @@ type status struct {
 		Scans     *uint64 `json:"scans"` // that scanners really made
 	} `json:"tenants"`
 	Marks *struct {
-		Now int `json:"now"`
+		Now     int               `json:"now"`
+		Skipped map[string]uint64 `json:"skipped"`
 	} `json:"marks"`
 }
 
@@ -199,25 +203,27 @@ func (a *assayd) sound() error {
 }
 
 // awaitMarks waits until the kernel marks stand, or their number does not grow any
-// more, and returns it: -1 if the agent does not tell.
-func (a *assayd) awaitMarks(want int) (int, error) {
+// more, and returns it, -1 if the agent does not tell; and why files got none.
+func (a *assayd) awaitMarks(want int) (now int, skipped string, err error) {
 	const calm = 500 * time.Millisecond
-	last, since := -1, time.Now()
-	for end := time.Now().Add(marksPatience); time.Now().Before(end) && time.Since(since) < calm; {
-		s, err := a.status()
-		if err != nil {
-			return last, err
+	now = -1
+	since := time.Now()
+	_ = until(marksPatience, func() error {
+		var s status
+		if s, err = a.status(); err != nil || s.Marks == nil {
+			return nil
 		}
-		if s.Marks == nil {
-			return -1, nil
+		if s.Marks.Now != now {
+			now, since = s.Marks.Now, time.Now()
 		}
-		if s.Marks.Now != last {
-			last, since = s.Marks.Now, time.Now()
+		skipped = ""
+		for _, why := range slices.Sorted(maps.Keys(s.Marks.Skipped)) {
+			skipped += fmt.Sprintf(", %s %d", why, s.Marks.Skipped[why])
 		}
-		if last >= want {
-			break
+		if now >= want || time.Since(since) > calm {
+			return nil
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return last, nil
+		return errors.New("the marks still grow")
+	})
+	return now, skipped, err
 }

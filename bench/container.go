@@ -22,14 +22,19 @@ type container struct {
 	stop func()
 }
 
-// newContainer mounts an overlay over the layers, topmost first, and starts a
-// container's first process.
+// newContainer makes a container whose upper directory is in the scratch directory.
 func (b *bench) newContainer(layers ...string) (*container, error) {
-	dir, err := os.MkdirTemp(b.scratch, "container-")
+	return newContainer(b.scratch, layers...)
+}
+
+// newContainer mounts an overlay over the layers, topmost first, and starts a
+// container's first process. What it writes goes below base.
+func newContainer(base string, layers ...string) (*container, error) {
+	dir, err := os.MkdirTemp(base, "container-")
 	if err != nil {
 		return nil, err
 	}
-	c := &container{id: filepath.Base(b.scratch) + "-" + filepath.Base(dir), dir: dir, root: filepath.Join(dir, "root")}
+	c := &container{id: "bench-" + filepath.Base(dir), dir: dir, root: filepath.Join(dir, "root")}
 	upper, work := filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 	for _, d := range []string{c.root, upper, work} {
 		if err := os.Mkdir(d, 0o755); err != nil {

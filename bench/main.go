@@ -50,7 +50,7 @@ func parse() (s settings, rest []string) {
 	flag.IntVar(&s.slowRounds, "slow-rounds", 3, "the same for what takes seconds: first passes, peers")
 	flag.IntVar(&s.opens, "opens", 40000, "opens in each measurement with many openers, over all of them")
 	flag.IntVar(&s.starts, "starts", 40, "container starts with and without the hook")
-	flag.IntVar(&s.builds, "builds", 3, "Go builds of each variant")
+	flag.IntVar(&s.builds, "builds", 2, "Go builds of each variant")
 	flag.IntVar(&s.files, "files", 2000, "files in the image")
 	flag.IntVar(&s.streams, "streams", 4, "parallel streams of first passes")
 	flag.StringVar(&s.bin, "bin", "bin", "directory of assayd and assay-hook")

@@ -44,7 +44,7 @@ func supervise() error {
 	select {
 	case s := <-signals:
 		_ = c.Process.Kill()
-		<-ended
+		_ = <-ended
 		return fmt.Errorf("stopped by %v; nothing is left", s)
 	case err := <-ended:
 		if _, failed := errors.AsType[*exec.ExitError](err); failed {

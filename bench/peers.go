@@ -54,6 +54,7 @@ func (b *bench) benchPeers() error {
 		t.compare("clamonacc, first pass", key, atLeast(200))
 	}
 	t.note("%s", scans.String())
+	t.Counts = scans.counts()
 	t.note("clamonacc: prevention on, descriptors passed to the same clamd; fapolicyd: one rule that allows all, decisions cached, reads no content")
 	t.print()
 	return nil
@@ -63,6 +64,14 @@ func (b *bench) benchPeers() error {
 type scanCount struct {
 	told                  bool
 	first, second, others uint64
+}
+
+// counts returns the numbers for programs, nil if the agent does not tell.
+func (s *scanCount) counts() map[string]uint64 {
+	if !s.told {
+		return nil
+	}
+	return map[string]uint64{"scansFirst": s.first, "scansSecond": s.second, "scansThirdToTenth": s.others}
 }
 
 func (s *scanCount) String() string {

@@ -33,6 +33,8 @@ type table struct {
 	Unit  string   `json:"unit"`
 	Rows  []*row   `json:"rows"`
 	Notes []string `json:"notes,omitempty"`
+	// Counts are numbers that are no times.
+	Counts map[string]uint64 `json:"counts,omitempty"`
 }
 
 // A row is one variant.
@@ -141,10 +143,10 @@ func (t *table) sample(key string, value float64) {
 
 // compare adds the ratio of two rows, computed round by round. It is nothing if
 // one of them was not measured in every round.
-func (t *table) compare(key, to string, want *target) *ratio {
+func (t *table) compare(key, to string, want *target) {
 	a, b := t.row(key), t.row(to)
 	if len(a.Samples) == 0 || len(a.Samples) != len(b.Samples) {
-		return nil
+		return
 	}
 	var values []float64
 	for i := range a.Samples {
@@ -153,7 +155,6 @@ func (t *table) compare(key, to string, want *target) *ratio {
 	c := ratio{To: to, Median: median(values), Min: slices.Min(values), Max: slices.Max(values), Target: want}
 	want.judge(c.Median)
 	a.Ratios = append(a.Ratios, c)
-	return &a.Ratios[len(a.Ratios)-1]
 }
 
 // note adds a line below the table.
