@@ -19,7 +19,9 @@ func startClamd(t *testing.T) *clamdtest.Instance {
 }
 
 // clamdConfig returns a configuration with clamd at socket as the only scanner.
+// Nothing is scanned before it is opened: these tests want openers to wait for clamd.
 func clamdConfig(socket string, policy ...string) string {
+	policy = append(policy, `scanAhead: "off"`)
 	return harness.ClamdScanner(socket) + "tenants:\n" + harness.Tenant("default", "{}", "clamav", policy...)
 }
 

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/ahead"
 	"github.com/assay-project/assay/internal/announce"
@@ -46,21 +49,21 @@ func (a *agent) Scan(ctx context.Context, req api.ScanRequest, emit func(api.Sca
 }
 
 // layersOf finds the layers on this host, topmost first.
-func (a *agent) layersOf(req api.ScanRequest) ([]layer.Located, error) {
-	var layers []layer.Located
+func (a *agent) layersOf(req api.ScanRequest) ([]layer.Directory, error) {
+	var layers []layer.Directory
 	var err error
 	switch {
 	case req.Kind == api.ScanImage:
-		layers, err = a.memory.storage.Image(req.Name)
+		layers, err = a.image(req.Name)
 	case strings.HasPrefix(req.Name, "/"):
-		var l layer.Located
+		var l layer.Directory
 		l, err = a.memory.Host.Locate(req.Name)
 		for _, used := range a.guard.LayersInUse() {
 			if used.Dir == l.Dir { // by its digest, if it is known
 				l = used
 			}
 		}
-		layers = []layer.Located{l}
+		layers = []layer.Directory{l}
 	default:
 		layers, err = a.layerByDigest(req.Name)
 	}
@@ -73,21 +76,62 @@ func (a *agent) layersOf(req api.ScanRequest) ([]layer.Located, error) {
 	return layers, nil
 }
 
-func (a *agent) layerByDigest(digest string) ([]layer.Located, error) {
+func (a *agent) layerByDigest(digest string) ([]layer.Directory, error) {
 	for _, used := range a.guard.LayersInUse() {
 		if used.Digest == digest {
-			return []layer.Located{used}, nil
+			return []layer.Directory{used}, nil
 		}
 	}
-	l, err := a.memory.storage.LayerByDigest(digest)
-	return []layer.Located{l}, err
+	problem := fmt.Errorf("%w: %s", layer.ErrUnknownLayer, digest)
+	for _, root := range a.memory.storage.Roots() {
+		found, err := a.memory.storage.LayersByDigest(root, digest)
+		if err == nil {
+			return found[:1], nil // the same content, wherever it was unpacked
+		}
+		problem = errors.Join(problem, unlessMissing(err))
+	}
+	return nil, problem
 }
 
-func nameOfLayer(l layer.Located) string {
+// image finds an image in the storages, by its full name or as people shorten it.
+func (a *agent) image(name string) ([]layer.Directory, error) {
+	problem := fmt.Errorf("%w: %q", layer.ErrUnknownImage, name)
+	for _, root := range a.memory.storage.Roots() {
+		for _, full := range fullNames(name) {
+			layers, err := a.memory.storage.Image(root, full)
+			if err == nil {
+				return layers, nil
+			}
+			problem = errors.Join(problem, unlessMissing(err))
+		}
+	}
+	return nil, problem
+}
+
+// fullNames lists what a short name of an image can stand for.
+func fullNames(name string) []string {
+	names := []string{name}
+	tagged := name
+	if !strings.Contains(name[strings.LastIndexByte(name, '/')+1:], ":") {
+		tagged += ":latest"
+		names = append(names, tagged)
+	}
+	return append(names, "localhost/"+tagged, "docker.io/library/"+tagged, "docker.io/"+tagged)
+}
+
+// unlessMissing leaves out that something is not where it was looked for.
+func unlessMissing(err error) error {
+	if errors.Is(err, layer.ErrUnknownImage) || errors.Is(err, layer.ErrUnknownLayer) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func nameOfLayer(l layer.Directory) string {
 	if l.Digest != "" {
 		return l.Digest
 	}
-	return l.Directory
+	return l.Path
 }
 
 // A layerScan tells the client how a scan goes.

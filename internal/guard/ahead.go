@@ -28,6 +28,12 @@ type aheadKey struct {
 	generation string
 }
 
+// maxEntries bounds what is listed of one layer.
+const maxEntries = 2_000_000
+
+// errNotLocal says that a layer's verdicts could not be kept.
+var errNotLocal = errors.New("others than this kernel can change the layer's files: they are scanned when they are opened")
+
 // errLayerGone says that another directory is where the layer was.
 var errLayerGone = errors.New("the layer's directory is gone")
 
@@ -58,14 +64,14 @@ func (g *Guard) enqueue(c *container, p *policy, again bool) {
 	if l == nil || l.rootfs == nil {
 		return
 	}
-	for i, scope := range l.layers {
-		if !l.rootfs.Local(i) {
+	for i, dir := range l.rootfs.Dirs() {
+		if !l.rootfs.IsLocal(i) {
 			continue
 		}
 		g.ahead.Add(ahead.Job{
-			Layer:  ahead.Layer{Name: l.labels[i], Dir: l.rootfs.Directory(i)},
+			Layer:  ahead.Layer{Name: l.labels[i], Dir: dir.Path},
 			Tenant: c.pool.Load().name, Again: again,
-			Key: aheadKey{scope, p.class, p.generations()},
+			Key: aheadKey{l.layers[i], p.class, p.generations()},
 		})
 	}
 }
@@ -110,13 +116,17 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := layer.Layer{Digest: j.Name, Dir: tree.Dir()}
-	if scope, _ := scopeOfLayer(found); scope != key.scope {
-		found.Digest = ""
-		if scope, _ = scopeOfLayer(found); scope != key.scope {
+	// The same directory as before, by whichever name its layer goes.
+	found, _ := tree.Layer(context.Background()) //nolint:contextcheck // nobody is asked for the digest
+	named := layer.Layer{Digest: j.Name, Dir: found.Dir}
+	if scope, _ := scopeOfLayer(named); scope != key.scope {
+		if scope, _ = scopeOfLayer(found.Layer); scope != key.scope {
 			a.memory.Cache.Drop(key.scope)
 			return nil, errors.Join(errLayerGone, tree.Close())
 		}
+	}
+	if !tree.IsLocal() {
+		return nil, errors.Join(errNotLocal, tree.Close())
 	}
 	a.memory.Cache.Acquire(key.scope, j.Name)
 	return &layerTree{Tree: tree, guard: a.Guard, scope: key.scope}, nil
@@ -130,13 +140,13 @@ func (t *layerTree) Close() error {
 
 // Files implements [ahead.Tree].
 func (t *layerTree) Files(ctx context.Context) ([]ahead.File, error) {
-	listed, err := t.List(ctx)
+	listing, err := t.List(ctx, maxEntries)
 	if err != nil {
 		return nil, err
 	}
-	files := make([]ahead.File, len(listed))
-	for i := range listed {
-		files[i] = ahead.File{Path: listed[i].Path, Size: listed[i].Size, Ref: &listed[i]}
+	files := make([]ahead.File, len(listing.Files))
+	for i, f := range listing.Files {
+		files[i] = ahead.File{Path: f.Path, Size: f.Size, Ref: f}
 	}
 	return files, nil
 }
@@ -168,26 +178,25 @@ func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *
 	if v, known := scanner.EvaluateInstant(p.stages, &s); known && v.Outcome == scanner.Clean {
 		return ahead.Skipped
 	}
-	entry := f.Ref.(*layer.TreeFile) //nolint:errcheck,forcetypeassert // from Files
-	file, id, err := t.OpenFile(entry)
+	source, err := t.Tree.Open(f.Ref.(layer.File)) //nolint:errcheck,forcetypeassert // from Files
 	if err != nil {
 		return ahead.Skipped
 	}
-	defer file.Close()
-	s.FD = int(file.Fd())
-	key := verdict.FileKey(id.Bytes())
+	defer source.Close()
+	s.FD = int(source.Fd())
+	key := verdict.FileKey(source.Identity().Bytes())
 	if j.Again && !a.memory.Cache.Has(&t.scope, &key) {
 		return ahead.Skipped
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(aheadDeadline, p.Deadline))
 	defer cancel()
-	return t.scan(ctx, pool, p, &s, id)
+	return t.scan(ctx, pool, p, &s, source)
 }
 
 // scan scans an open file of the layer, unless its verdicts are known or an opener
 // has begun to. Openers who come meanwhile wait for this scan.
-func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.File, id layer.Identity) ahead.Result {
-	key := verdict.FileKey(id.Bytes())
+func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.File, source *layer.Source) ahead.Result {
+	key := verdict.FileKey(source.Identity().Bytes())
 	ticket := t.guard.memory.Cache.Join(t.scope, key, p.class)
 	if !ticket.Owner() {
 		gone, cancel := context.WithCancel(ctx)
@@ -210,20 +219,31 @@ func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.
 		done = true
 		return t.tell(f, scanner.Result{Verdict: v, Reports: view.Reports()}, ahead.Known)
 	}
-	size := f.Size
+	size, still := f.Size, t.isStill(f.FD)
 	r := p.scan(ctx, f, view.Evaluate)
 	pool.scans.Add(uint64(view.Scanned(r))) //nolint:gosec // a handful
 	if ctx.Err() != nil {
 		return ahead.Failed
 	}
 	done = true
-	if again, err := t.Predict(f.FD); err != nil || again != id || f.Size != size {
+	if same, err := source.Unchanged(); err != nil || !same || f.Size != size || !still || !t.isStill(f.FD) {
 		ticket.Disperse()
 		return ahead.Skipped
 	}
 	view.Keep(t.scope, key, f.Size, r)
 	ticket.Complete(r)
 	return t.tell(f, r, resultOf(r.Verdict.Outcome))
+}
+
+// isStill reports whether nobody writes to a layer's file, as an unpacker would, nor
+// did a moment ago.
+func (t *layerTree) isStill(fd int) bool {
+	if h := t.guard.memory.Leases; h != nil {
+		if busy, err := h.Writers(fd); err != nil || busy {
+			return false
+		}
+	}
+	return isSettled(fd)
 }
 
 func resultOf(o scanner.Outcome) ahead.Result {

@@ -154,7 +154,7 @@ func (c *container) trace(e *Explanation, fd int) (scope verdict.Scope, onRootfs
 	if e.Origin.Reason != layer.Pristine {
 		return l.own, true
 	}
-	e.Dir = l.rootfs.Directory(e.Origin.Depth)
+	e.Dir = l.rootfs.Dirs()[e.Origin.Depth].Path
 	scope, _ = scopeOfLayer(e.Origin.Layer)
 	return scope, true
 }

@@ -288,7 +288,7 @@ func (m *mark) placeLeased() (why skip, ok bool) {
 // knows.
 func (m *mark) verify() (why skip, ok bool) {
 	l := m.c.lineage.Load()
-	p := l.begin(m.fd, m.path)
+	p := l.beginLeased(m.fd, m.path)
 	defer p.end()
 	switch {
 	case p.id != m.id || p.scope != m.scope:

@@ -3,6 +3,8 @@ package guard
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"testing"
@@ -66,11 +68,29 @@ func memoryRig(t *testing.T, marks tenant.KernelMarks, changes ...func(*Memory))
 func sharing(t *testing.T, n int, files map[string]string) []*kerneltest.Container {
 	t.Helper()
 	first := kerneltest.NewOverlay(t, files)
+	settle(t, first.Lower)
 	all := []*kerneltest.Container{kerneltest.StartContainer(t, first, "")}
 	for range n - 1 {
 		all = append(all, kerneltest.StartContainer(t, kerneltest.NewOverlayOn(t, first.Lower), ""))
 	}
 	return all
+}
+
+// settle waits until the files of a directory are old enough for a scan ahead.
+func settle(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		fd, err := unix.Open(filepath.Join(dir, e.Name()), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the file is old enough", func() bool { return isSettled(fd) })
+		_ = unix.Close(fd)
+	}
 }
 
 // TestKernelScannedOncePerLayer: a file of a layer is scanned for the first container

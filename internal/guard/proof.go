@@ -34,12 +34,19 @@ type proof struct {
 	scope    verdict.Scope
 	origin   layer.Attribution // if onRootfs
 	onRootfs bool
+	leased   bool // fd has a lease of the caller's, which says that it has no writer
 	holds    bool // so far
 }
 
 // begin gathers what can be proven before the scan. The file's path is a hint.
-func (l *lineage) begin(fd int, hint string) proof {
-	p := proof{lineage: l, fd: fd, upper: -1, scope: l.elsewhere}
+func (l *lineage) begin(fd int, hint string) proof { return l.prove(fd, hint, false) }
+
+// beginLeased is begin for a file with a read lease on fd's open file. A second one
+// for a moment, to ask for writers, would be the same lease, and take it away.
+func (l *lineage) beginLeased(fd int, hint string) proof { return l.prove(fd, hint, true) }
+
+func (l *lineage) prove(fd int, hint string, leased bool) proof {
+	p := proof{lineage: l, fd: fd, upper: -1, scope: l.elsewhere, leased: leased}
 	var err error
 	if p.id, p.onRootfs, err = l.identify(fd); err != nil {
 		return p
@@ -49,22 +56,22 @@ func (l *lineage) begin(fd int, hint string) proof {
 		p.origin, err = l.rootfs.Attribute(fd, p.id, hint)
 		if p.pristine() {
 			p.scope, _ = scopeOfLayer(p.origin.Layer)
-			p.holds = l.rootfs.Local(p.origin.Depth)
+			p.holds = l.rootfs.IsLocal(p.origin.Depth)
 			return p
 		}
 	}
 	// A clock that was set can make two contents look the same.
-	p.holds = err == nil && l.memory != nil && l.memory.Leases != nil && l.steady() && p.isSettled() && p.reaches(hint) && p.quiet()
+	p.holds = err == nil && l.memory != nil && l.memory.Leases != nil && l.steady() && isSettled(p.fd) && p.reaches(hint) && p.quiet()
 	return p
 }
 
 // pristine reports whether the file was proven to be a layer's.
 func (p *proof) pristine() bool { return p.onRootfs && p.origin.Reason == layer.Pristine }
 
-// isSettled reports whether the last change is long enough ago.
-func (p *proof) isSettled() bool {
+// isSettled reports whether the last change of a file is long enough ago.
+func isSettled(fd int) bool {
 	var st unix.Stat_t
-	if err := unix.Fstat(p.fd, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return false
 	}
 	changed := time.Unix(st.Ctim.Unix())
@@ -87,9 +94,12 @@ func (p *proof) reaches(hint string) bool {
 	if !p.onRootfs {
 		return true
 	}
-	var err error
-	p.upper, err = p.lineage.rootfs.OpenUpper(p.fd, p.id, hint)
-	return err == nil
+	upper, why, err := p.lineage.rootfs.OpenUpper(p.fd, p.id, hint)
+	if err != nil || why != layer.InUpper {
+		return false
+	}
+	p.upper = upper
+	return true
 }
 
 func notifies(fs int64) bool {
@@ -104,7 +114,7 @@ func notifies(fs int64) bool {
 // quiet reports whether nobody has the file open or mapped for writing.
 func (p *proof) quiet() bool {
 	for _, fd := range []int{p.fd, p.upper} {
-		if fd < 0 {
+		if fd < 0 || fd == p.fd && p.leased {
 			continue
 		}
 		if busy, err := p.lineage.memory.Leases.Writers(fd); err != nil || busy {

@@ -20,7 +20,7 @@ type LayerWatcher interface {
 
 // ScanLayer scans the files of an unpacked layer for a tenant, "" for the tenant of
 // the empty namespace, and keeps the verdicts for whoever rests on the layer.
-func (g *Guard) ScanLayer(ctx context.Context, tenantName string, l layer.Located, w LayerWatcher) error {
+func (g *Guard) ScanLayer(ctx context.Context, tenantName string, l layer.Directory, w LayerWatcher) error {
 	g.mu.Lock()
 	if tenantName == "" {
 		tenantName = g.config.TenantFor("").Name
@@ -35,7 +35,7 @@ func (g *Guard) ScanLayer(ctx context.Context, tenantName string, l layer.Locate
 	}
 	scope, label := scopeOfLayer(l.Layer)
 	j := ahead.Job{
-		Layer: ahead.Layer{Name: label, Dir: l.Directory}, Tenant: tenantName, Key: aheadKey{scope: scope},
+		Layer: ahead.Layer{Name: label, Dir: l.Path}, Tenant: tenantName, Key: aheadKey{scope: scope},
 	}
 	return ahead.Run(ctx, watched{aheadScans{g}, w}, &j, w)
 }
@@ -78,18 +78,18 @@ func (g *Guard) Remembered() *verdict.Cache { return g.memory.Cache }
 func (g *Guard) Marks() MarkStats { return g.marks.stats() }
 
 // LayersInUse returns the layers of the guarded containers, each once.
-func (g *Guard) LayersInUse() []layer.Located {
+func (g *Guard) LayersInUse() []layer.Directory {
 	seen := map[layer.Layer]bool{}
-	var all []layer.Located
+	var all []layer.Directory
 	for _, c := range g.guarded() {
 		l := c.lineage.Load()
 		if l == nil || l.rootfs == nil {
 			continue
 		}
-		for i, one := range l.rootfs.Layers() {
-			if !seen[one] {
-				seen[one] = true
-				all = append(all, layer.Located{Layer: one, Directory: l.rootfs.Directory(i)})
+		for _, dir := range l.rootfs.Dirs() {
+			if !seen[dir.Layer] {
+				seen[dir.Layer] = true
+				all = append(all, dir)
 			}
 		}
 	}

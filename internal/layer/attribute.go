@@ -9,79 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Reason says whether a file is as a layer has it, and if not, why not.
-type Reason uint8
-
-// The reasons.
-const (
-	Failed       Reason = iota // the proof could not be tried; see the error
-	Pristine                   // proven: the file is as the layer has it
-	Changed                    // the identity is not, or no longer, that of the descriptor
-	NotRegular                 // not a regular file
-	OtherMount                 // not proven to be on the root filesystem: another mount, or one that the container made of it
-	NoHandle                   // the kernel cannot tell the file behind the overlay's
-	NoBirthTime                // the filesystem keeps no birth times
-	NoPath                     // the hint is no path that could be looked up
-	Born                       // made in the container, or changed in it and no longer in the kernel's cache
-	Overlaid                   // the container's upper directory has something at the path
-	NotInLayers                // no layer has the path
-	Hidden                     // a layer's whiteout, link or file is in the way
-	OtherFile                  // the layer has another file at the path
-	CopiedUp                   // it was the layer's file and has been changed
-	MetadataOnly               // the layer has only the metadata; the content is another layer's
-	HardLinked                 // the layer's file has several names, and the overlay keeps them one
-	reasonCount
-)
-
-// String returns the reason as one word for records and counters.
-func (r Reason) String() string {
-	switch r {
-	case Failed:
-		return "failed"
-	case Pristine:
-		return "pristine"
-	case Changed:
-		return "changed"
-	case NotRegular:
-		return "not-regular"
-	case OtherMount:
-		return "other-mount"
-	case NoHandle:
-		return "no-handle"
-	case NoBirthTime:
-		return "no-birth-time"
-	case NoPath:
-		return "no-path"
-	case Born:
-		return "born-in-container"
-	case Overlaid:
-		return "overlaid"
-	case NotInLayers:
-		return "not-in-layers"
-	case Hidden:
-		return "hidden"
-	case OtherFile:
-		return "other-file"
-	case CopiedUp:
-		return "copied-up"
-	case MetadataOnly:
-		return "metadata-only"
-	case HardLinked:
-		return "hard-linked"
-	case reasonCount:
-	}
-	return "invalid"
-}
-
-// Reasons returns all reasons, for counters.
-func Reasons() []Reason {
-	all := make([]Reason, reasonCount)
-	for i := range all {
-		all[i] = Reason(i) //nolint:gosec // a handful
-	}
-	return all
-}
-
 // An Attribution is where a file comes from.
 type Attribution struct {
 	Reason Reason
@@ -132,7 +59,7 @@ func (r *Rootfs) Attribute(fd int, id Identity, hint string) (Attribution, error
 }
 
 // qualify says Pristine if nothing in what the kernel tells of the file speaks
-// against it.
+// against it. It returns the file behind with Pristine and Born.
 func (r *Rootfs) qualify(f *facts, id Identity) (backing, Reason) {
 	switch {
 	case f.identity() != id:
@@ -149,7 +76,7 @@ func (r *Rootfs) qualify(f *facts, id Identity) (backing, Reason) {
 	case err != nil:
 		return backing{}, NoHandle
 	case behind.upper:
-		return backing{}, Born
+		return behind, Born
 	}
 	return behind, Pristine
 }
@@ -251,7 +178,7 @@ func (r *Rootfs) search(f *facts, behind backing, hint string) (Attribution, err
 // compare says Pristine if the overlay's file is the layer's file fd.
 func (r *Rootfs) compare(f *facts, behind backing, fd int) (Reason, error) {
 	var own facts
-	if errno := rawStatx(fd, statxMask, &own.stat); errno != 0 {
+	if errno := rawStatx(fd, &own.stat); errno != 0 {
 		return Failed, asError("statx of the layer's file", errno)
 	}
 	switch own.stat.Mode & unix.S_IFMT {

@@ -2,9 +2,12 @@ package layer
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // openStack mounts n layers, the lowest of which has /usr/bin/tool, and opens that.
@@ -30,6 +33,63 @@ func BenchmarkKernelIdentify(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func BenchmarkKernelOwns(b *testing.B) {
+	s, fd, _ := openStack(b, 2)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, owns, err := s.rootfs.Owns(fd); err != nil || !owns {
+			b.Fatal(owns, err)
+		}
+	}
+}
+
+func BenchmarkKernelOpenUpper(b *testing.B) {
+	s, _, _ := openStack(b, 2)
+	write(b, s.merged+"/born", "content")
+	must(b, os.Chmod(s.merged+"/usr/bin/tool", 0o700))
+	for name, hint := range map[string]string{"born": "/born", "copied": "/usr/bin/tool"} {
+		fd, id := open(b, s.merged+hint), identify(b, s.merged+hint)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				upper, reason, err := s.rootfs.OpenUpper(fd, id, hint)
+				if err != nil || reason != InUpper {
+					b.Fatal(reason, err)
+				}
+				_ = unix.Close(upper)
+			}
+		})
+	}
+}
+
+// BenchmarkKernelList lists a layer of 10,000 files, and opens one of them.
+func BenchmarkKernelList(b *testing.B) {
+	dir := layerDirs(b, 1)[0]
+	for i := range 10_000 {
+		write(b, fmt.Sprintf("%s/usr/lib/%d/%d", dir, i%100, i), "content")
+	}
+	t := tree(b, hostTree(b), dir)
+	var files []File
+	b.Run("list", func(b *testing.B) {
+		for b.Loop() {
+			l, err := t.List(b.Context(), 1<<20)
+			if err != nil || len(l.Files) != 10_000 {
+				b.Fatal(len(l.Files), err)
+			}
+			files = l.Files
+		}
+	})
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			s, err := t.Open(files[0])
+			if err != nil {
+				b.Fatal(err)
+			}
+			_ = s.Close()
+		}
+	})
 }
 
 func BenchmarkKernelAttribute(b *testing.B) {

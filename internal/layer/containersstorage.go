@@ -30,10 +30,11 @@ type ContainersStorage struct {
 	read map[string]layersFile // by name
 }
 
-// A layersFile is what was read of a file.
+// A layersFile is what was read of a file. It is not changed any more.
 type layersFile struct {
 	id      Identity
 	digests map[string]string // by layer id
+	parents map[string]string // by layer id, of all layers; "" for the lowest
 }
 
 // NewContainersStorage returns a resolver for all storages below the host's root.
@@ -52,10 +53,11 @@ func (c *ContainersStorage) Digests(_ context.Context, directories []string) ([]
 		}
 		known, seen := roots[root]
 		if !seen {
-			var err error
-			if known, err = c.layers(root); err != nil {
+			layers, err := c.layers(root)
+			if err != nil {
 				return nil, fmt.Errorf("containers-storage at %s: %w", root, err)
 			}
+			known = layers.digests
 			roots[root] = known
 		}
 		digests[i] = known[id]
@@ -63,49 +65,51 @@ func (c *ContainersStorage) Digests(_ context.Context, directories []string) ([]
 	return digests, nil
 }
 
-// layers returns the digests of a storage's layers by id.
-func (c *ContainersStorage) layers(root string) (map[string]string, error) {
-	digests, err := c.file(root + "/overlay-layers/layers.json")
+// layers returns what is known of a storage's layers.
+func (c *ContainersStorage) layers(root string) (layersFile, error) {
+	layers, err := c.file(root + "/overlay-layers/layers.json")
 	if err != nil {
-		return nil, err
+		return layersFile{}, err
 	}
 	extra, err := c.file(root + "/overlay-layers/volatile-layers.json")
-	if errors.Is(err, unix.ENOENT) || err == nil && len(extra) == 0 {
-		return digests, nil
+	if errors.Is(err, unix.ENOENT) || err == nil && len(extra.parents) == 0 {
+		return layers, nil
 	}
 	if err != nil {
-		return nil, err
+		return layersFile{}, err
 	}
-	merged := maps.Clone(extra)
-	maps.Copy(merged, digests)
+	merged := layersFile{digests: maps.Clone(extra.digests), parents: maps.Clone(extra.parents)}
+	maps.Copy(merged.digests, layers.digests)
+	maps.Copy(merged.parents, layers.parents)
 	return merged, nil
 }
 
-// file returns the digests of one file. What it returns is not changed any more.
-func (c *ContainersStorage) file(name string) (map[string]string, error) {
+// file returns what is in one file.
+func (c *ContainersStorage) file(name string) (layersFile, error) {
 	f, err := c.host.openStored(name, unix.S_IFREG)
 	if err != nil {
-		return nil, err
+		return layersFile{}, err
 	}
 	defer f.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if known, ok := c.read[name]; ok && known.id == f.id {
-		return known.digests, nil
+		return known, nil
 	}
 	data, err := f.read(maxLayersFile)
 	if err != nil {
-		return nil, err
+		return layersFile{}, err
 	}
-	digests, err := parseLayers(data)
+	layers, err := parseLayers(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return layersFile{}, fmt.Errorf("%s: %w", name, err)
 	}
+	layers.id = f.id
 	if len(c.read) >= maxStorages {
 		clear(c.read)
 	}
-	c.read[name] = layersFile{id: f.id, digests: digests}
-	return digests, nil
+	c.read[name] = layers
+	return layers, nil
 }
 
 // maxStorages bounds what is kept of storages: they come and go with whoever
@@ -118,48 +122,76 @@ func isLayerID(id string) bool { return len(id) == 64 && isHex(id) }
 // A storedLayer is what is needed of one entry of layers.json: type Layer in
 // layers.go of github.com/containers/storage.
 type storedLayer struct {
-	ID    string `json:"id"`
-	Diff  string `json:"diff-digest"`
-	Flags struct {
+	ID     string `json:"id"`
+	Parent string `json:"parent"`
+	Diff   string `json:"diff-digest"`
+	Flags  struct {
 		Incomplete bool `json:"incomplete"`
 	} `json:"flags"`
 }
 
-// parseLayers returns the digests of layers.json by layer id. Layers without a
-// digest, such as containers' own, and those that were not unpacked to the end have
-// none. Anything that is not as it should be makes the whole file worthless.
-func parseLayers(data []byte) (map[string]string, error) {
+// check reports why the entry is not one of a layer.
+func (l *storedLayer) check() error {
+	switch {
+	case !isLayerID(l.ID):
+		return fmt.Errorf("%.80q is not the id of a layer", l.ID)
+	case l.Parent != "" && !isLayerID(l.Parent):
+		return fmt.Errorf("%.80q is not the id of a parent", l.Parent)
+	case l.Diff != "" && !isDigest(l.Diff):
+		return fmt.Errorf("%.80q is not a digest", l.Diff)
+	}
+	return nil
+}
+
+// parseLayers returns what layers.json says of each layer. Layers without a digest,
+// such as containers' own, and those that were not unpacked to the end have none.
+// Anything that is not as it should be makes the whole file worthless.
+func parseLayers(data []byte) (layersFile, error) {
+	found := layersFile{digests: map[string]string{}, parents: map[string]string{}}
+	err := eachOf(data, func(l *storedLayer) error {
+		if err := l.check(); err != nil {
+			return err
+		}
+		if _, twice := found.parents[l.ID]; twice {
+			return fmt.Errorf("%s is there twice", l.ID)
+		}
+		found.parents[l.ID] = l.Parent
+		if l.Diff != "" && !l.Flags.Incomplete {
+			found.digests[l.ID] = l.Diff
+		}
+		return nil
+	})
+	if err != nil {
+		return layersFile{}, fmt.Errorf("list of layers: %w", err)
+	}
+	return found, nil
+}
+
+// eachOf gives take every entry of a list in JSON, of no more than maxStored, with
+// nothing before or after the list.
+func eachOf[T any](data []byte, take func(*T) error) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return nil, fmt.Errorf("not a list of layers: %w", errors.Join(err))
+		return errors.Join(errors.New("not a list"), err)
 	}
-	digests := map[string]string{}
-	ids := map[string]bool{}
-	for d.More() {
-		var l storedLayer
-		if err := d.Decode(&l); err != nil {
-			return nil, fmt.Errorf("layer %d: %w", len(ids), err)
+	for n := 0; d.More(); n++ {
+		var entry T
+		err := d.Decode(&entry)
+		if err == nil && n >= maxStored {
+			err = errTooMany
 		}
-		switch {
-		case !isLayerID(l.ID):
-			return nil, fmt.Errorf("layer %d: %.80q is not the id of a layer", len(ids), l.ID)
-		case ids[l.ID]:
-			return nil, fmt.Errorf("layer %s is there twice", l.ID)
-		case l.Diff != "" && !isDigest(l.Diff):
-			return nil, fmt.Errorf("layer %s: %.80q is not a digest", l.ID, l.Diff)
-		case len(ids) >= maxStored:
-			return nil, errTooMany
+		if err == nil {
+			err = take(&entry)
 		}
-		ids[l.ID] = true
-		if l.Diff != "" && !l.Flags.Incomplete {
-			digests[l.ID] = l.Diff
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", n, err)
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, fmt.Errorf("list of layers: %w", err)
+		return fmt.Errorf("its end: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the list of layers")
+		return errors.New("something follows it")
 	}
-	return digests, nil
+	return nil
 }

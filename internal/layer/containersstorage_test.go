@@ -27,10 +27,11 @@ func TestParseLayers(t *testing.T) {
 		`{"id":"` + id64("c") + `","flags":{"incomplete":true},"diff-digest":"` + sha("3") + `"},` +
 		`{"id":"` + id64("d") + `","names":["container"]}]`
 	got, err := parseLayers([]byte(good))
-	if err != nil || len(got) != 2 || got[id64("a")] != sha("1") || got[id64("b")] != sha("2") {
+	if err != nil || len(got.digests) != 2 || got.digests[id64("a")] != sha("1") || got.digests[id64("b")] != sha("2") ||
+		len(got.parents) != 4 || got.parents[id64("b")] != id64("a") {
 		t.Errorf("%v, %v", got, err)
 	}
-	if got, err := parseLayers([]byte(" [ ] \n")); err != nil || len(got) != 0 {
+	if got, err := parseLayers([]byte(" [ ] \n")); err != nil || len(got.parents) != 0 {
 		t.Errorf("no layers: %v, %v", got, err)
 	}
 	for name, bad := range map[string]string{
@@ -44,6 +45,7 @@ func TestParseLayers(t *testing.T) {
 		"no id":            "[" + entry("", "", sha("1")) + "]",
 		"an id with dots":  "[" + entry("../"+id64("a")[3:], "", sha("1")) + "]",
 		"no digest's form": "[" + entry(id64("a"), "", "sha256:12") + "]",
+		"a parent's form":  "[" + entry(id64("a"), "../x", sha("1")) + "]",
 		"capital letters":  "[" + entry(id64("a"), "", sha("A")) + "]",
 		"a list in a list": "[[]]",
 		"a number":         "[1]",
@@ -64,12 +66,17 @@ func FuzzParseLayers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		layers, err := parseLayers(data)
-		if err != nil && layers != nil {
+		if err != nil && (layers.digests != nil || layers.parents != nil) {
 			t.Error("layers with an error")
 		}
-		for id, digest := range layers {
+		for id, digest := range layers.digests {
 			if !isLayerID(id) || !isDigest(digest) {
 				t.Errorf("%q: %q", id, digest)
+			}
+		}
+		for id, parent := range layers.parents {
+			if !isLayerID(id) || parent != "" && !isLayerID(parent) {
+				t.Errorf("%q: parent %q", id, parent)
 			}
 		}
 	})
@@ -149,7 +156,7 @@ func TestKernelContainersStorageRefuses(t *testing.T) {
 		"a directory":         {func(f string) error { return errors.Join(os.Remove(f), os.Mkdir(f, 0o755)) }, "not the kind of file"},
 		"a pipe":              {func(f string) error { return errors.Join(os.Remove(f), unix.Mkfifo(f, 0o600)) }, "not the kind of file"},
 		"gone":                {os.Remove, "no such file"},
-		"broken":              {func(f string) error { return os.WriteFile(f, []byte("[{"), 0o644) }, "layer 0"},
+		"broken":              {func(f string) error { return os.WriteFile(f, []byte("[{"), 0o644) }, "entry 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := storage(t, entry(id64("a"), "", sha("1")))

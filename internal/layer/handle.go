@@ -73,9 +73,11 @@ const (
 	ovlMagic   = 0xfb
 	// ovlUpper is OVL_FH_FLAG_PATH_UPPER; the flags below it say the byte order.
 	ovlUpper     = 1 << 2
-	ovlKnownFlag = ovlUpper | 1<<1 | ovlBigEndian
-	ovlBigEndian = 1 << 0
+	ovlKnownFlag = ovlUpper | 1<<1 | 1<<0
 )
+
+// ovlEndian is OVL_FH_FLAG_CPU_ENDIAN: OVL_FH_FLAG_BIG_ENDIAN where it applies.
+var ovlEndian = binary.NativeEndian.Uint16([]byte{0, 1}) & 1 //nolint:gochecknoglobals // a constant of the processor
 
 var errHandle = errors.New("the handle is not one of an overlay file")
 
@@ -99,6 +101,13 @@ func (b backing) is(h *handle) bool {
 	return h.kind == int32(b.kind) && h.size > 0 && bytes.Equal(b.data, h.data())
 }
 
+// handle returns the backing file's own handle, to open it by.
+func (b backing) handle() handle {
+	h := handle{kind: int32(b.kind)}
+	h.size = uint32(copy(h.bytes[:], b.data)) //nolint:gosec // at most maxHandle
+	return h
+}
+
 // asError turns an errno into an error that says what failed.
 func asError(what string, errno syscall.Errno) error {
 	if errno == 0 {
@@ -106,24 +115,3 @@ func asError(what string, errno syscall.Errno) error {
 	}
 	return fmt.Errorf("%s: %w", what, errno)
 }
-
-// wrap makes of the handle of a layer's file the one that an overlay has for it: see
-// [handle.backing] for the layout.
-func (h *handle) wrap(fs uuid) {
-	own := h.data()
-	var out handle
-	d := out.bytes[:]
-	d[ovlVersionAt], d[ovlMagicAt] = ovlVersion, ovlMagic
-	d[ovlLengthAt] = byte(ovlDataAt - ovlPadding + len(own))
-	if nativeBigEndian() {
-		d[ovlFlagsAt] = ovlBigEndian
-	}
-	d[ovlTypeAt] = byte(h.kind) //nolint:gosec // an enum fid_type
-	copy(d[ovlUUIDAt:], fs[:])
-	n := ovlDataAt + copy(d[ovlDataAt:], own)
-	out.size, out.kind = uint32(n), typeOverlay //nolint:gosec // at most maxHandle
-	*h = out
-}
-
-// nativeBigEndian reports the byte order that the kernel notes in handles.
-func nativeBigEndian() bool { return binary.NativeEndian.Uint16([]byte{0, 1}) == 1 }

@@ -78,7 +78,6 @@ func relative(name string) string {
 type directory struct {
 	name string // absolute in the tree, without symbolic links
 	id   Dir
-	fs   int64 // type of its filesystem
 }
 
 // directory resolves a path to the directory that it leads to.
@@ -88,7 +87,7 @@ func (h *Host) directory(name string) (directory, error) {
 		return directory{}, err
 	}
 	defer unix.Close(fd)
-	id, fs, err := dirOf(fd)
+	id, err := dirOf(fd)
 	if err != nil {
 		return directory{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -96,7 +95,7 @@ func (h *Host) directory(name string) (directory, error) {
 	if err != nil {
 		return directory{}, fmt.Errorf("%s: %w", name, err)
 	}
-	found := directory{name: path.Join("/", strings.TrimPrefix(link, h.name)), id: id, fs: fs}
+	found := directory{name: path.Join("/", strings.TrimPrefix(link, h.name)), id: id}
 	// What readlink says can be out of date, or not be of this tree.
 	again, err := h.identify(found.name)
 	if err == nil && again != id {
@@ -112,8 +111,7 @@ func (h *Host) identify(name string) (Dir, error) {
 		return Dir{}, err
 	}
 	defer unix.Close(fd)
-	id, _, err := dirOf(fd)
-	return id, err
+	return dirOf(fd)
 }
 
 // A Dir tells one directory from every other, also from one that has its name, and
@@ -126,40 +124,31 @@ func (d Dir) String() string { return Identity(d).String() }
 
 var errNoBirthTime = errors.New("its filesystem keeps no birth times: a layer that was removed and unpacked again could not be told apart")
 
-// dirOf returns the identity of an open directory and the type of its filesystem. The filesystem is named by
+// dirOf returns the identity of an open directory. The filesystem is named by
 // its id (statfs), which for most stays the same over a reboot.
-func dirOf(fd int) (id Dir, kind int64, err error) {
+func dirOf(fd int) (Dir, error) {
 	var f facts
 	if err := f.observe(fd); err != nil {
-		return Dir{}, 0, err
+		return Dir{}, err
 	}
 	if !f.hasBirthTime() {
-		return Dir{}, 0, errNoBirthTime
+		return Dir{}, errNoBirthTime
 	}
+	fs, err := statfs(fd)
+	if err != nil {
+		return Dir{}, err
+	}
+	return f.dir(&fs), nil
+}
+
+// statfs describes the filesystem of an open directory.
+func statfs(fd int) (unix.Statfs_t, error) {
 	var fs unix.Statfs_t
 	if err := ignoringEINTR(func() error { return unix.Fstatfs(fd, &fs) }); err != nil {
-		return Dir{}, 0, fmt.Errorf("statfs of the directory: %w", err)
+		return unix.Statfs_t{}, fmt.Errorf("statfs of the directory: %w", err)
 	}
-	return f.dir(&fs), int64(fs.Type), nil
+	return fs, nil
 }
-
-// isLocal reports whether a filesystem, by its type, is one that only this kernel
-// changes. The list names those that runtimes keep layers on; others have to prove
-// themselves first.
-func isLocal(fs int64) bool {
-	switch fs {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC,
-		unix.TMPFS_MAGIC, unix.EROFS_SUPER_MAGIC_V1, unix.SQUASHFS_MAGIC, zfsMagic, bcachefsMagic:
-		return true
-	}
-	return false
-}
-
-// Types that x/sys/unix lacks.
-const (
-	zfsMagic      = 0x2fc12fc1
-	bcachefsMagic = 0xca451a4e
-)
 
 // dir condenses the facts about a directory of the filesystem fs.
 func (f *facts) dir(fs *unix.Statfs_t) Dir {

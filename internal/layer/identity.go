@@ -74,7 +74,7 @@ type facts struct {
 // observe asks the kernel. The times are read first: a change between the two
 // calls cannot pair old times with a new file, as the descriptor stays the same.
 func (f *facts) observe(fd int) error {
-	if errno := rawStatx(fd, statxMask, &f.stat); errno != 0 {
+	if errno := rawStatx(fd, &f.stat); errno != 0 {
 		return asError("statx of the file", errno)
 	}
 	return f.handle.of(fd, atHandleFID)

@@ -1,211 +1,218 @@
 package layer
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// A Located is a layer with its directory on the host.
-type Located struct {
-	Layer
-	Directory string
-}
+// Errors of the look-ups by digest and by image.
+var (
+	// ErrUnknownLayer says that a storage does not have a layer.
+	ErrUnknownLayer = errors.New("no such layer")
+	// ErrUnknownImage says that a storage does not have an image.
+	ErrUnknownImage = errors.New("no such image")
+)
 
-// ErrNotStored says that no storage that is known has the image or layer.
-var ErrNotStored = errors.New("no storage that the agent knows has it")
-
-// defaultStorage is where podman and CRI-O keep images unless told otherwise
-// (containers-storage.conf(5), graphroot).
-const defaultStorage = "/var/lib/containers/storage"
-
-// maxImagesFile bounds images.json, in bytes.
-const maxImagesFile = 64 << 20
-
-// Locate returns the layer at a directory of the host, without a digest.
-func (h *Host) Locate(dir string) (Located, error) {
-	d, err := h.directory(dir)
-	if err != nil {
-		return Located{}, fmt.Errorf("%w: %w", ErrNotStored, err)
-	}
-	return Located{Layer: Layer{Dir: d.id}, Directory: d.name}, nil
-}
-
-// Image returns the layers of an image, topmost first, by one of its names ("name",
-// "name:tag", with or without the registry) or by the beginning of its id. It looks
-// in podman's own storage, and in those that a guarded container came from. The
-// error is ErrNotStored if there is none.
-func (c *ContainersStorage) Image(name string) ([]Located, error) {
-	problem := ErrNotStored
-	for _, root := range c.roots() {
-		layers, err := c.imageIn(root, name)
-		if err == nil {
-			return layers, nil
-		}
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, ErrNotStored) {
-			problem = errors.Join(problem, err)
-		}
-	}
-	return nil, fmt.Errorf("image %q: %w", name, problem)
-}
-
-// LayerByDigest returns the layer of a storage that has this digest (its diff id).
-func (c *ContainersStorage) LayerByDigest(digest string) (Located, error) {
-	problem := ErrNotStored
-	for _, root := range c.roots() {
-		known, err := c.layers(root)
-		if err != nil {
-			if !errors.Is(err, unix.ENOENT) {
-				problem = errors.Join(problem, err)
-			}
-			continue
-		}
-		for id, diff := range known {
-			if diff != digest {
-				continue
-			}
-			if l, err := c.located(root, id, diff); err == nil {
-				return l, nil
-			}
-		}
-	}
-	return Located{}, fmt.Errorf("layer %s: %w", digest, problem)
-}
-
-// roots lists the storages.
-func (c *ContainersStorage) roots() []string {
-	roots := []string{defaultStorage}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name := range c.read {
-		if root, ok := strings.CutSuffix(name, "/overlay-layers/layers.json"); ok && !slices.Contains(roots, root) {
-			roots = append(roots, root)
-		}
-	}
-	return roots
-}
-
-func (c *ContainersStorage) imageIn(root, name string) ([]Located, error) {
-	var images []storedImage
-	if err := c.decode(root+"/overlay-images/images.json", maxImagesFile, &images); err != nil {
-		return nil, err
-	}
-	top, err := findImage(images, name)
+// LayersByDigest returns the directories below the storage root that hold the layer
+// with a digest ("sha256:…", its diff id). There are several if it is in images on
+// top of different ones. Errors wrap [ErrUnknownLayer] if there is none.
+func (c *ContainersStorage) LayersByDigest(root, digest string) ([]Directory, error) {
+	at, layers, err := c.storage(root)
 	if err != nil {
 		return nil, err
 	}
-	var chain []chainLayer
-	if err := c.decode(root+"/overlay-layers/layers.json", maxLayersFile, &chain); err != nil {
-		return nil, err
-	}
-	known, err := c.layers(root)
-	if err != nil {
-		return nil, err
-	}
-	ids, err := walkChain(chain, top)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", root, err)
-	}
-	var layers []Located
-	for _, id := range ids {
-		l, err := c.located(root, id, known[id])
+	var found []Directory
+	for _, id := range withDigest(layers.digests, digest) {
+		dir, err := c.layer(at, id, digest)
 		if err != nil {
 			return nil, err
 		}
-		layers = append(layers, l)
+		found = append(found, dir)
 	}
-	return layers, nil
+	if len(found) == 0 {
+		return nil, fmt.Errorf("containers-storage at %s: %w: %.80q", at, ErrUnknownLayer, digest)
+	}
+	return found, nil
 }
 
-// located finds a layer's directory.
-func (c *ContainersStorage) located(root, id, digest string) (Located, error) {
-	l, err := c.host.Locate(root + "/overlay/" + id + "/diff")
-	l.Digest = digest
-	return l, err
-}
-
-// decode reads a file of the storage.
-func (c *ContainersStorage) decode(name string, limit int64, into any) error {
-	f, err := c.host.openStored(name, unix.S_IFREG)
+// Image returns the directories below the storage root of an image's layers, topmost
+// first. The image is named as the storage has it, with registry and tag
+// ("docker.io/library/debian:12"), or by its id or the digest of its manifest. Copies
+// of its top layer for user namespaces are not among them. Errors wrap
+// [ErrUnknownImage] if there is none.
+func (c *ContainersStorage) Image(root, name string) ([]Directory, error) {
+	at, layers, err := c.storage(root)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	top, err := c.topLayer(at, name)
+	if err != nil {
+		return nil, fmt.Errorf("containers-storage at %s: %w", at, err)
+	}
+	ids, err := ancestry(layers.parents, top)
+	if err != nil {
+		return nil, fmt.Errorf("containers-storage at %s: image %.200q: %w", at, name, err)
+	}
+	found := make([]Directory, 0, len(ids))
+	for _, id := range ids {
+		dir, err := c.layer(at, id, layers.digests[id])
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, dir)
+	}
+	return found, nil
+}
+
+// storage returns the storage at root, by its path without links.
+func (c *ContainersStorage) storage(root string) (string, layersFile, error) {
+	dir, err := c.host.directory(root)
+	if err != nil {
+		return "", layersFile{}, err
+	}
+	layers, err := c.layers(dir.name)
+	if err != nil {
+		return "", layersFile{}, fmt.Errorf("containers-storage at %s: %w", dir.name, err)
+	}
+	return dir.name, layers, nil
+}
+
+// layer returns the layer of a storage with this id.
+func (c *ContainersStorage) layer(root, id, digest string) (Directory, error) {
+	return c.host.layerAt(root+"/overlay/"+id+"/diff", digest)
+}
+
+// layerAt returns the layer in a directory.
+func (h *Host) layerAt(name, digest string) (Directory, error) {
+	dir, err := h.directory(name)
+	if err != nil {
+		return Directory{}, fmt.Errorf("layer %s: %w", digest, err)
+	}
+	return Directory{Layer: Layer{Digest: digest, Dir: dir.id}, Path: dir.name}, nil
+}
+
+// withDigest returns the ids of the layers with a digest, in order.
+func withDigest(digests map[string]string, digest string) []string {
+	var ids []string
+	for id, d := range digests {
+		if d == digest {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// ancestry returns the layer top and all below it.
+func ancestry(parents map[string]string, top string) ([]string, error) {
+	var ids []string
+	for id := top; id != ""; {
+		parent, ok := parents[id]
+		if !ok {
+			return nil, fmt.Errorf("%w: %s", ErrUnknownLayer, id)
+		}
+		if len(ids) == maxLayers {
+			return nil, fmt.Errorf("more than %d layers", maxLayers)
+		}
+		ids = append(ids, id)
+		id = parent
+	}
+	return ids, nil
+}
+
+// topLayer returns the id of an image's topmost layer, "" for an image without.
+func (c *ContainersStorage) topLayer(root, name string) (string, error) {
+	f, err := c.host.openStored(root+"/overlay-images/images.json", unix.S_IFREG)
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
-	data, err := f.read(limit)
+	data, err := f.read(maxLayersFile)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	images, err := parseImages(data)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return nil
+	top, found := "", false
+	for _, image := range images {
+		if !image.is(name) {
+			continue
+		}
+		if found && image.Top != top {
+			return "", fmt.Errorf("several images are called %.200q", name)
+		}
+		top, found = image.Top, true
+	}
+	if !found {
+		return "", fmt.Errorf("%w: %.200q", ErrUnknownImage, name)
+	}
+	return top, nil
 }
 
 // A storedImage is what is needed of one entry of images.json: type Image in
 // images.go of github.com/containers/storage.
 type storedImage struct {
-	ID    string   `json:"id"`
-	Names []string `json:"names"`
-	Top   string   `json:"layer"`
+	ID     string   `json:"id"`
+	Digest string   `json:"digest"` // of the manifest
+	Names  []string `json:"names"`
+	Top    string   `json:"layer"` // id of the topmost layer
 }
 
-// A chainLayer is what is needed of one entry of layers.json besides its digest.
-type chainLayer struct {
-	ID     string `json:"id"`
-	Parent string `json:"parent"`
+// is reports whether the image is called name.
+func (i *storedImage) is(name string) bool {
+	return name != "" && (name == i.ID || name == i.Digest || slices.Contains(i.Names, name))
 }
 
-// findImage returns the topmost layer of the image that goes by a name.
-func findImage(images []storedImage, name string) (top string, err error) {
-	var found []string
-	for _, image := range images {
-		byID := len(name) >= 6 && strings.HasPrefix(image.ID, strings.TrimPrefix(name, "sha256:"))
-		if byID || slices.ContainsFunc(image.Names, func(full string) bool { return goesBy(full, name) }) {
-			found = append(found, image.Top)
+// parseImages returns the images of images.json. As with layers.json, anything that
+// is not as it should be makes the whole file worthless.
+func parseImages(data []byte) ([]storedImage, error) {
+	var images []storedImage
+	err := eachOf(data, func(i *storedImage) error {
+		switch {
+		case i.ID == "":
+			return errors.New("no id")
+		case i.Top != "" && !isLayerID(i.Top):
+			return fmt.Errorf("%.80q is not the id of a layer", i.Top)
+		case i.Digest != "" && !isDigest(i.Digest):
+			return fmt.Errorf("%.80q is not a digest", i.Digest)
 		}
+		images = append(images, *i)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list of images: %w", err)
 	}
-	slices.Sort(found)
-	switch found = slices.Compact(found); len(found) {
-	case 0:
-		return "", ErrNotStored
-	case 1:
-		return found[0], nil
-	}
-	return "", fmt.Errorf("%q could be any of %d images: use more of its name or id", name, len(found))
+	return images, nil
 }
 
-// goesBy reports whether an image's full name ("registry/path/name:tag") ends in name,
-// with or without the tag "latest".
-func goesBy(full, name string) bool {
-	if name == "" {
-		return false
+// LayersByDigest returns the directories below docker's root (/var/lib/docker) that
+// hold the layer with a digest ("sha256:…", its diff id). There are several if it is
+// in images on top of different ones. Errors wrap [ErrUnknownLayer] if there is none.
+func (d *Docker) LayersByDigest(ctx context.Context, root, digest string) ([]Directory, error) {
+	at, err := d.host.directory(root)
+	if err != nil {
+		return nil, err
 	}
-	for _, candidate := range []string{name, name + ":latest"} {
-		if full == candidate || strings.HasSuffix(full, "/"+candidate) {
-			return true
+	known, err := d.layers(ctx, at.name+"/image/overlay2/layerdb/sha256")
+	if err != nil {
+		return nil, fmt.Errorf("docker's storage at %s: %w", at.name, err)
+	}
+	var found []Directory
+	for _, id := range withDigest(known, digest) {
+		dir, err := d.host.layerAt(at.name+"/overlay2/"+id+"/diff", digest)
+		if err != nil {
+			return nil, err
 		}
+		found = append(found, dir)
 	}
-	return false
-}
-
-// walkChain returns the ids from the topmost layer down.
-func walkChain(layers []chainLayer, top string) ([]string, error) {
-	parents := make(map[string]string, len(layers))
-	for _, l := range layers {
-		parents[l.ID] = l.Parent
+	if len(found) == 0 {
+		return nil, fmt.Errorf("docker's storage at %s: %w: %.80q", at.name, ErrUnknownLayer, digest)
 	}
-	var ids []string
-	for id := top; id != ""; id = parents[id] {
-		if _, known := parents[id]; !known || !isLayerID(id) {
-			return nil, fmt.Errorf("layer %.80q is not in the list of layers", id)
-		}
-		if ids = append(ids, id); len(ids) > maxLayers {
-			return nil, errors.New("more layers than an overlay can have, or layers in a circle")
-		}
-	}
-	return ids, nil
+	return found, nil
 }

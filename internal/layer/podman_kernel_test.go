@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,6 +108,7 @@ func TestKernelPodman(t *testing.T) {
 			t.Errorf("%s has two identities in two containers", file)
 		}
 	}
+	wantAhead(t, resolver, storage, podman("inspect", "--format", "{{.Image}}", first), one)
 	must(t, pwrite(one.merged+"/usr/file0", "CONTENT", 0))
 	one.wantNot(t, "usr/file0", Overlaid)
 	two.wantPristine(t, "usr/file0", 2)
@@ -121,6 +123,26 @@ func TestKernelPodman(t *testing.T) {
 	for i, layer := range again.rootfs.Layers() {
 		if was := one.rootfs.Layers()[i]; layer.Digest != was.Digest || layer.Dir == was.Dir {
 			t.Errorf("layer %d pulled again: %+v, before %+v", i, layer, was)
+		}
+	}
+}
+
+// wantAhead fails t unless the image's layers, and the identities of their files, are
+// known without the container.
+func wantAhead(t *testing.T, resolver *ContainersStorage, storage, image string, s *stack) {
+	t.Helper()
+	dirs, err := resolver.Image(storage, image)
+	if err != nil || !slices.Equal(dirs, s.rootfs.Dirs()) {
+		t.Fatalf("%+v, %v, want %+v", dirs, err, s.rootfs.Dirs())
+	}
+	for i, dir := range dirs {
+		if again, err := resolver.LayersByDigest(storage, dir.Digest); err != nil || !slices.Contains(again, dir) {
+			t.Errorf("%s: %+v, %v", dir.Digest, again, err)
+		}
+		l := tree(t, s.host, dir.Path)
+		name := fmt.Sprint("/usr/file", len(dirs)-1-i)
+		if id := predicted(t, l, list(t, l)[name]); id != identify(t, s.merged+name) {
+			t.Errorf("%s: predicted %s, another is reported", name, id)
 		}
 	}
 }

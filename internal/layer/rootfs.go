@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -38,8 +36,9 @@ type Rootfs struct {
 	host       *Host
 	mount      Mount
 	lowers     []lower // topmost first
-	upperFS    int64   // type of its filesystem
 	upper      string  // with a slash at its end; "" if the overlay cannot be written
+	upperType  int64   // of the upper directory's filesystem
+	origin     string  // attribute that a copy-up leaves
 	metacopy   []byte  // attribute of files without content, with a zero byte; nil if the overlay refuses them
 	indexed    bool    // hard links are kept over a copy-up
 	unresolved error
@@ -49,7 +48,7 @@ type Rootfs struct {
 type lower struct {
 	Layer
 	prefix string // path of the directory below the host's root, with a slash at its end
-	local  bool   // on a filesystem that only this kernel changes
+	fsType int64  // of its filesystem
 }
 
 // ErrLayers says that an overlay's layers cannot be found on the host. Its files
@@ -75,7 +74,10 @@ func (h *Host) Rootfs(ctx context.Context, m Mount, bases []string, resolvers ..
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w; unless the runtime's storage is where the agent does not see it, name it as a base", ErrLayers, err)
 	}
-	r := &Rootfs{host: h, mount: m, indexed: h.hasFeature("index", options.index)}
+	r := &Rootfs{host: h, mount: m, indexed: h.hasFeature("index", options.index), origin: "trusted.overlay.origin"}
+	if options.userXattr {
+		r.origin = "user.overlay.origin"
+	}
 	// Directories that only hold data are followed without the option (6.16).
 	switch metacopy := len(options.dataOnly) > 0 || h.hasFeature("metacopy", options.metacopy); {
 	case metacopy && options.userXattr:
@@ -84,14 +86,25 @@ func (h *Host) Rootfs(ctx context.Context, m Mount, bases []string, resolvers ..
 		r.metacopy = []byte("trusted.overlay.metacopy\x00")
 	}
 	if found.upper.name != "" {
-		r.upper, r.upperFS = prefix(found.upper), found.upper.fs
+		r.upper = prefix(found.upper)
+		if r.upperType, err = h.fsType(found.upper.name); err != nil {
+			return nil, fmt.Errorf("%w: upper directory: %w", ErrLayers, err)
+		}
 	}
 	names := make([]string, len(found.lower))
 	for i, dir := range found.lower {
 		names[i] = dir.name
-		r.lowers = append(r.lowers, lower{Layer: Layer{Dir: dir.id}, prefix: prefix(dir), local: isLocal(dir.fs)})
+		kind, err := h.fsType(dir.name)
+		if err != nil {
+			return nil, fmt.Errorf("%w: lower directory: %w", ErrLayers, err)
+		}
+		r.lowers = append(r.lowers, lower{Layer: Layer{Dir: dir.id}, prefix: prefix(dir), fsType: kind})
 	}
-	r.name(ctx, names, resolvers)
+	var digests []string
+	digests, r.unresolved = resolve(ctx, names, resolvers)
+	for i, digest := range digests {
+		r.lowers[i].Digest = digest
+	}
 	return r, nil
 }
 
@@ -104,106 +117,48 @@ func (r *Rootfs) Layers() []Layer {
 	return layers
 }
 
+// A Directory is a layer with the place where it is.
+type Directory struct {
+	Layer
+	// Path of the directory in the host's tree, absolute and without symbolic links
+	// when it was looked up. Only [Layer.Dir] says whether it still is the same one.
+	Path string
+}
+
+// Dirs returns the layers with their directories, topmost first.
+func (r *Rootfs) Dirs() []Directory {
+	dirs := make([]Directory, len(r.lowers))
+	for i := range r.lowers {
+		dirs[i] = Directory{Layer: r.lowers[i].Layer, Path: "/" + strings.TrimSuffix(r.lowers[i].prefix, "/")}
+	}
+	return dirs
+}
+
 // Unresolved returns why layers have no digest although a resolver was asked that
 // could have known, or nil.
 func (r *Rootfs) Unresolved() error { return r.unresolved }
 
-// name asks the resolvers for digests.
-func (r *Rootfs) name(ctx context.Context, directories []string, resolvers []Resolver) {
+// resolve asks the resolvers for the digests of directories, "" for those that none
+// knows. An error says which resolvers failed; the digests of the others are good.
+func resolve(ctx context.Context, directories []string, resolvers []Resolver) ([]string, error) {
+	var failed error
+	known := make([]string, len(directories))
 	for _, resolver := range resolvers {
 		digests, err := resolver.Digests(ctx, directories)
 		if err == nil && len(digests) != len(directories) {
 			err = fmt.Errorf("%d digests for %d directories", len(digests), len(directories))
 		}
 		if err != nil {
-			r.unresolved = errors.Join(r.unresolved, err)
+			failed = errors.Join(failed, err)
 			continue
 		}
 		for i, digest := range digests {
-			if l := &r.lowers[i]; l.Digest == "" && isDigest(digest) {
-				l.Digest = digest
+			if known[i] == "" && isDigest(digest) {
+				known[i] = digest
 			}
 		}
 	}
-}
-
-// located are the directories of an overlay.
-type located struct {
-	lower []directory
-	upper directory
-}
-
-// locate finds the directories of an overlay.
-func (h *Host) locate(o overlayOptions, m Mount, bases []string) (located, error) {
-	if allAbsolute(o) {
-		return h.locateAt("", o)
-	}
-	var problems []error
-	for _, base := range slices.Concat(bases, guessBases(o.upper, m.Mountpoint)) {
-		found, err := h.locateAt(base, o)
-		if err == nil {
-			return found, nil
-		}
-		problems = append(problems, err)
-	}
-	if len(problems) == 0 {
-		return located{}, errors.New("they are relative, and it is not known to what")
-	}
-	return located{}, errors.Join(problems...)
-}
-
-func (h *Host) locateAt(base string, o overlayOptions) (located, error) {
-	var found located
-	for _, name := range o.lower {
-		dir, err := h.directory(under(base, name))
-		if err != nil {
-			return located{}, fmt.Errorf("lower directory: %w", err)
-		}
-		found.lower = append(found.lower, dir)
-	}
-	if o.upper == "" {
-		return found, nil
-	}
-	var err error
-	if found.upper, err = h.directory(under(base, o.upper)); err != nil {
-		return located{}, fmt.Errorf("upper directory: %w", err)
-	}
-	return found, nil
-}
-
-// under returns name seen from base. It does not clean what it joins: a ".." after
-// a symbolic link is not the parent of the link.
-func under(base, name string) string {
-	if path.IsAbs(name) {
-		return name
-	}
-	return base + "/" + name
-}
-
-func allAbsolute(o overlayOptions) bool {
-	for _, name := range o.lower {
-		if !path.IsAbs(name) {
-			return false
-		}
-	}
-	return o.upper == "" || path.IsAbs(o.upper)
-}
-
-// guessBases returns where relative lower directories may start from: podman and
-// docker mount from the directory that has one directory per layer, which is two
-// above a container's upper directory and its mount point; containerd from the
-// directory that all snapshots have in common, which is two above the upper one.
-func guessBases(upper, mountpoint string) []string {
-	var bases []string
-	for _, name := range []string{upper, mountpoint} {
-		for range 3 {
-			if name = path.Dir(name); !path.IsAbs(name) || name == "/" {
-				break
-			}
-			bases = append(bases, name)
-		}
-	}
-	return bases
+	return known, failed
 }
 
 // hasFeature reports whether an overlay was mounted with a feature. mountinfo shows

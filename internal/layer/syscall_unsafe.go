@@ -15,11 +15,11 @@ import (
 // emptyPath makes a system call with AT_EMPTY_PATH work on the descriptor.
 var emptyPath [1]byte //nolint:gochecknoglobals // a constant that the kernel reads
 
-// rawStatx is statx(2) of an open file.
-func rawStatx(fd int, mask uint32, stx *unix.Statx_t) syscall.Errno {
+// rawStatx is statx(2) of an open file, for what statxMask asks.
+func rawStatx(fd int, stx *unix.Statx_t) syscall.Errno {
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(&emptyPath)),
-			unix.AT_EMPTY_PATH, uintptr(mask), uintptr(unsafe.Pointer(stx)), 0)
+			unix.AT_EMPTY_PATH, statxMask, uintptr(unsafe.Pointer(stx)), 0)
 		if errno != unix.EINTR {
 			return errno
 		}
@@ -46,6 +46,36 @@ func rawOpenat2(dirfd int, path []byte, how *unix.OpenHow) (int, syscall.Errno) 
 			uintptr(unsafe.Pointer(how)), unsafe.Sizeof(*how), 0, 0)
 		if errno != unix.EINTR {
 			return int(fd), errno
+		}
+	}
+}
+
+// rawOpenByHandle is open_by_handle_at(2). mount is a descriptor of any file of the
+// handle's filesystem, but not one of O_PATH.
+func rawOpenByHandle(mount int, h *handle, flags int) (int, syscall.Errno) {
+	for {
+		fd, _, errno := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mount), uintptr(unsafe.Pointer(h)), uintptr(flags))
+		if errno != unix.EINTR {
+			return int(fd), errno
+		}
+	}
+}
+
+// fsUUID is struct fsuuid2 of linux/fs.h.
+type fsUUID struct {
+	length uint8
+	bytes  uuid
+}
+
+// fsIOCGetFSUUID is FS_IOC_GETFSUUID of linux/fs.h, _IOR(0x15, 0, struct fsuuid2).
+const fsIOCGetFSUUID = 2<<30 | uintptr(unsafe.Sizeof(fsUUID{}))<<16 | 0x15<<8
+
+// rawUUID is ioctl(2) with FS_IOC_GETFSUUID.
+func rawUUID(fd int, u *fsUUID) syscall.Errno {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIOCGetFSUUID, uintptr(unsafe.Pointer(u)))
+		if errno != unix.EINTR {
+			return errno
 		}
 	}
 }
