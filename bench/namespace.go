@@ -39,14 +39,17 @@ func supervise() error {
 	if err := c.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		err = c.Wait()
+		close(ended)
+	}()
 	select {
 	case s := <-signals:
 		_ = c.Process.Kill()
-		_ = <-ended
+		<-ended
 		return fmt.Errorf("stopped by %v; nothing is left", s)
-	case err := <-ended:
+	case <-ended:
 		if _, failed := errors.AsType[*exec.ExitError](err); failed {
 			return errors.New("failed; nothing is left")
 		}

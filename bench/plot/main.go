@@ -159,8 +159,10 @@ func (b bars) Plot(c draw.Canvas, p *plot.Plot) {
 			fill = color.RGBA{R: 0x1f, G: 0x6f, B: 0xb4, A: 0xff}
 		}
 		c.FillPolygon(fill, []vg.Point{
-			{X: x(p.X.Min), Y: y(at - half)}, {X: x(one.us), Y: y(at - half)},
-			{X: x(one.us), Y: y(at + half)}, {X: x(p.X.Min), Y: y(at + half)},
+			{X: x(p.X.Min), Y: y(at - half)},
+			{X: x(one.us), Y: y(at - half)},
+			{X: x(one.us), Y: y(at + half)},
+			{X: x(p.X.Min), Y: y(at + half)},
 		})
 		c.FillText(style, vg.Point{X: x(one.us) + vg.Points(5), Y: y(at)}, fmt.Sprintf("%.3g", one.us))
 	}
