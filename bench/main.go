@@ -169,6 +169,9 @@ func measure(s settings, scratch string) error {
 		}
 		fmt.Printf("(%s took %.0f s)\n\n", p.name, time.Since(began).Seconds())
 	}
+	if err := b.report.finish(); err != nil {
+		return err
+	}
 	return b.report.write(s.json)
 }
 

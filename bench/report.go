@@ -16,6 +16,8 @@ type machine struct {
 	CPU    string `json:"cpu"`
 	CPUs   int    `json:"cpus"`
 	Kernel string `json:"kernel"`
+	// Load is the one-minute load average before and after.
+	Load []float64 `json:"load"`
 }
 
 // A report is everything that was measured, as -json writes it.
@@ -93,8 +95,34 @@ func newReport(m machine, s *settings) *report {
 		Machine: m, Missing: []string{},
 		Settings: fmt.Sprintf("rounds %d, slow rounds %d, files %d, streams %d", s.rounds, s.slowRounds, s.files, s.streams),
 	}
-	fmt.Printf("machine: %s, %d CPUs, Linux %s\n\n", m.CPU, m.CPUs, m.Kernel)
+	fmt.Printf("machine: %s, %d CPUs, Linux %s, load %.2f\n\n", m.CPU, m.CPUs, m.Kernel, m.Load[0])
 	return r
+}
+
+// load returns the one-minute load average.
+func load() (float64, error) {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0, err
+	}
+	var now float64
+	_, err = fmt.Sscan(string(text), &now)
+	return now, err
+}
+
+// finish notes the load at the end. Above the number of CPUs, the times are those of
+// a machine that did other work.
+func (r *report) finish() error {
+	after, err := load()
+	if err != nil {
+		return err
+	}
+	r.Machine.Load = append(r.Machine.Load, after)
+	fmt.Printf("load %.2f before, %.2f after\n", r.Machine.Load[0], after)
+	if r.Machine.Load[0] > float64(r.Machine.CPUs) {
+		fmt.Println("the machine did other work: don't believe the times, and the ratios only where they are far apart")
+	}
+	return nil
 }
 
 func (r *report) add(name, title, unit string) *table {
@@ -216,7 +244,11 @@ func describeMachine() (machine, error) {
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
 		return machine{}, err
 	}
-	m := machine{CPU: "unknown CPU", CPUs: cpus.Count(), Kernel: unix.ByteSliceToString(u.Release[:])}
+	before, err := load()
+	if err != nil {
+		return machine{}, err
+	}
+	m := machine{CPU: "unknown CPU", CPUs: cpus.Count(), Kernel: unix.ByteSliceToString(u.Release[:]), Load: []float64{before}}
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return m, err

@@ -3,29 +3,13 @@
 package main
 
 import (
-	"bytes"
-	"compress/gzip"
 	"fmt"
-	"os"
+	"sort"
 	"strings"
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "workload:", err)
-		os.Exit(1)
-	}
-}
-
-func run() error {
-	var packed bytes.Buffer
-	w := gzip.NewWriter(&packed)
-	if _, err := fmt.Fprint(w, strings.Repeat("workload ", 1000)); err != nil {
-		return err
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	fmt.Println(packed.Len(), "bytes")
-	return nil
+	words := strings.Fields("a small program that needs the library")
+	sort.Strings(words)
+	fmt.Println(strings.Join(words, " "))
 }
