@@ -162,6 +162,20 @@ scene() {
 	fi
 }
 
+# await_ahead waits until the agent has scanned the image's layers, which it does in
+# the background when a container starts.
+await_ahead() {
+	local tries
+	for ((tries = 0; tries < 100; tries++)); do
+		if "$bin/assay" --socket "$socket" -o json status | grep -q '"state": "idle"'; then return; fi
+		sleep 0.1
+	done
+	die "the agent does not come to an end with the image's layers"
+}
+
+# scans prints how many files scanners were asked about so far.
+scans() { "$bin/assay" --socket "$socket" -o json status | awk -F '[:,]' '/"scans":/ { n += $2 } END { print n + 0 }'; }
+
 echo "Assay demo: one agent, its built-in hash list, and podman. No scanner process, no registry."
 echo
 echo "  building an image of three layers from busybox"
@@ -182,6 +196,20 @@ scene denied "writes EICAR, then reads it" "EICAR" \
 scene denied "has a program on the hash list as its entrypoint" "it ran" /opt/busybox echo "it ran"
 scene denied "executes that program under another name (hard link)" "it ran" \
 	sh -c '/bin/busybox ln /opt/busybox /tmp/busybox && /tmp/busybox echo it ran'
+
+await_ahead
+before=$(scans)
+scene denied "reads EICAR in one more container of the image" "EICAR" cat /data/eicar.txt
+scanned=$(($(scans) - before))
+echo "      by the verdict kept for its layer: $scanned files scanned"
+[[ $scanned == 0 ]] || wrong=1
+
+echo
+echo "What the agent keeps for the next container (assay verdicts --by layer):"
+echo
+"$bin/assay" --socket "$socket" verdicts --by layer >"$work/verdicts" 2>&1 || die "assay verdicts: $(<"$work/verdicts")"
+sed 's/^/  /' "$work/verdicts"
+echo "  The list needs no look into a file whose length is not on it: two files had to be scanned."
 
 echo
 echo "What the agent recorded (assay events):"

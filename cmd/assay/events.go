@@ -33,12 +33,14 @@ const (
 // decisions returns the values of --decision.
 func decisions() []string { return []string{"allow", "deny"} }
 
-// opDirty is the operation of a record that tells of a writer, not of an opener
-// who was answered.
-const opDirty = "dirty"
+// Operations of records that do not tell of an opener who was answered.
+const (
+	opDirty = "dirty" // a writer
+	opScan  = "scan"  // a finding in a layer, before anybody opened it
+)
 
 // operations returns the values of --op.
-func operations() []string { return []string{"open", "exec", opDirty} }
+func operations() []string { return []string{"open", "exec", opDirty, opScan} }
 
 func (p *program) eventsCommand() *cli.Command {
 	return &cli.Command{
@@ -50,6 +52,7 @@ line is one JSON object, as in the record file.
 
 A record with the operation "dirty" is no request and has no decision: somebody
 opened a file for writing that was marked clean, so its next open is scanned.
+Neither is "scan": malware in an image layer, found before anybody opened it.
 
 Records overwritten or lost before they could be shown are reported on stderr.
 
@@ -64,7 +67,7 @@ Examples:
 			&cli.StringFlag{Name: flagTenant, Usage: "only records of the tenant `NAME`"},
 			&cli.StringFlag{Name: flagContainer, Usage: "only records of the container with this `NAME`, id or beginning of its id"},
 			&cli.StringFlag{Name: flagDecision, Usage: "only records with this `DECISION`: allow or deny"},
-			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec or dirty"},
+			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec, dirty or scan"},
 			&cli.Uint64Flag{Name: flagSince, DefaultText: "the oldest in memory", Usage: "begin at the record with sequence number `SEQ`"},
 			&cli.IntFlag{Name: flagLast, Aliases: []string{"n"}, Value: -1, DefaultText: "all", Usage: "only the last `N` of the records so far"},
 		},
@@ -85,7 +88,7 @@ func (p *program) events(c *cli.Context) error {
 		return usage("use --decision allow or --decision deny", "unknown decision %q", filter.Decision)
 	}
 	if filter.Op != "" && !slices.Contains(operations(), filter.Op) {
-		return usage("use --op open, --op exec or --op dirty", "unknown operation %q", filter.Op)
+		return usage("use --op open, --op exec, --op dirty or --op scan", "unknown operation %q", filter.Op)
 	}
 	if c.IsSet(flagLast) && c.Int(flagLast) < 0 {
 		return usage("use -n 0 for none, or leave -n out for all", "%d is no number of records", c.Int(flagLast))

@@ -167,14 +167,13 @@ func (s *pathScan) fail(path string, err error) {
 
 // checked notes what the agent said of a file.
 func (s *pathScan) checked(r *api.CheckResult) {
+	s.note(lineOf(r))
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.at.FilesDone++
 	s.at.BytesDone += r.Size
 	s.at.Current = r.Path
-	at := s.at
-	s.mu.Unlock()
-	s.note(lineOf(r))
-	s.note(&api.ScanLine{Progress: &at})
+	s.view.show(&s.at, len(s.doc.Findings))
 }
 
 // lineOf returns what a verdict is in a scan's account.

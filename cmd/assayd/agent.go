@@ -76,11 +76,11 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer a.readers.Stop()
-	if a.memory, err = openMemory(o.config, bounds.marks, o.readers, o.log); err != nil {
+	if a.memory, err = openMemory(ctx, o.config, bounds.marks, o.readers, o.log); err != nil {
 		return err
 	}
 	defer a.closeMemory(context.WithoutCancel(ctx))
-	a.guard = guard.New(guard.Options{
+	a.guard = guard.New(guard.Options{ //nolint:contextcheck // its life ends with Close
 		Readers: a.readers, Records: a.records, Logger: o.log, MaxHeld: bounds.held, Memory: &a.memory.Memory,
 	}, o.config, a.scanners)
 	defer a.unguard(context.WithoutCancel(ctx))
@@ -120,7 +120,7 @@ func (a *agent) attend(ctx context.Context, served <-chan error) error {
 		case err := <-served:
 			return fmt.Errorf("socket: %w", err)
 		case <-a.hangups:
-			a.reload()
+			a.reload() //nolint:contextcheck // the containers' lives bound what it does to them
 		case <-feed.C:
 			if a.watch.look() {
 				a.notify(daemon.SdNotifyWatchdog)

@@ -50,7 +50,7 @@ func newAgent(t *testing.T, config string) *agent {
 	}
 	forgetful := *cfg // nothing is written where the host's agent would
 	forgetful.Cache.Disk = 0
-	if a.memory, err = openMemory(&forgetful, 100, 1, log); err != nil {
+	if a.memory, err = openMemory(t.Context(), &forgetful, 100, 1, log); err != nil {
 		t.Fatal(err)
 	}
 	a.guard = guard.New(guard.Options{Readers: a.readers, Records: a.records, Logger: log, Memory: &a.memory.Memory}, cfg, a.scanners)

@@ -27,13 +27,13 @@ type memory struct {
 
 // openMemory makes the cache and fills it from the store. Without a store the agent
 // works, and says so.
-func openMemory(cfg *tenant.Config, maxMarks, readers int, log *slog.Logger) (m *memory, err error) {
+func openMemory(ctx context.Context, cfg *tenant.Config, maxMarks, readers int, log *slog.Logger) (m *memory, err error) {
 	m = &memory{Memory: guard.Memory{
 		Cache: verdict.New(verdict.Options{MaxBytes: cfg.Cache.Memory, Lanes: readers}), MaxMarks: maxMarks,
 	}}
 	defer func() {
 		if err != nil {
-			m.close(context.Background(), log)
+			m.close(context.WithoutCancel(ctx), log)
 		}
 	}()
 	if m.Host, err = layer.OpenHost(hostRoot); err != nil {

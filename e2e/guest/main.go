@@ -4,6 +4,10 @@
 //
 //	guest read FILE...   prints "FILE: N bytes" or "FILE: ERRNO" for each
 //	guest socket PATH    one round trip over a unix socket at PATH
+//	guest write-nonblock FILE, write-mapped FILE
+//	                     overwrites the beginning of FILE with standard input: opened
+//	                     with O_NONBLOCK, again for as long as that says EAGAIN, which
+//	                     it prints; or through a shared mapping
 package main
 
 import (
@@ -12,13 +16,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(errors.New("usage: guest read FILE... | socket PATH"))
+		fail(errors.New("usage: guest read FILE... | socket PATH | write-nonblock FILE | write-mapped FILE"))
 	}
 	switch os.Args[1] {
 	case "read":
@@ -28,6 +33,10 @@ func main() {
 			fail(err)
 		}
 		fmt.Println("round trip")
+	case "write-nonblock", "write-mapped":
+		if err := overwrite(os.Args[2], os.Args[1] == "write-mapped"); err != nil {
+			fail(err)
+		}
 	default:
 		fail(fmt.Errorf("unknown command %q", os.Args[1]))
 	}
@@ -56,6 +65,39 @@ func read(files []string) int {
 		}
 	}
 	return code
+}
+
+// overwrite writes standard input over the beginning of a file.
+func overwrite(name string, mapped bool) error {
+	text, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return err
+	}
+	flags := unix.O_RDWR
+	if !mapped {
+		flags |= unix.O_NONBLOCK
+	}
+	fd, err := unix.Open(name, flags, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		fmt.Println("EAGAIN, then open")
+	}
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, unix.EAGAIN) && time.Now().Before(end); {
+		fd, err = unix.Open(name, flags, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !mapped {
+		_, err = unix.Pwrite(fd, text, 0)
+		return err
+	}
+	memory, err := unix.Mmap(fd, 0, len(text), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	copy(memory, text)
+	return unix.Munmap(memory)
 }
 
 // socket listens at path, connects to it and sends a line to itself.

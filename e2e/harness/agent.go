@@ -23,7 +23,7 @@ type Agent struct {
 	suite  *Suite
 	dir    string
 	config string // path of its configuration
-	log    string // path of its standard error
+	log    string // path of its standard error, of all its processes
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the process has been waited for
 	ended  atomic.Bool   // a test ended it on purpose
@@ -42,7 +42,6 @@ func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 	a := &Agent{
 		Socket: filepath.Join(dir, "agent.sock"), suite: s, dir: dir,
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
-		exited: make(chan struct{}),
 	}
 	a.writeConfig(tb, config)
 	a.start(tb)
@@ -52,22 +51,47 @@ func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 
 func (a *Agent) writeConfig(tb testing.TB, config string) {
 	tb.Helper()
-	text := fmt.Sprintf("socket: %s\nstate: %s\n%s", a.Socket, filepath.Join(a.dir, "state"), config)
+	text := fmt.Sprintf("socket: %s\nstate: %s\n%s", a.Socket, a.State(), config)
 	if err := os.WriteFile(a.config, []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// State returns the agent's state directory.
+func (a *Agent) State() string { return filepath.Join(a.dir, "state") }
+
+// Log returns what the agent has written to its standard error, over all restarts.
+func (a *Agent) Log(tb testing.TB) string {
+	tb.Helper()
+	text, err := os.ReadFile(a.log)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
+}
+
+// Restart starts the agent again after Stop or Kill, with the configuration and the
+// state that it had.
+func (a *Agent) Restart(tb testing.TB) {
+	tb.Helper()
+	a.start(tb)
+	a.ended.Store(false)
+	a.events = a.follow(tb)
 }
 
 // start runs the process and waits for READY=1 on a notification socket.
 func (a *Agent) start(tb testing.TB) {
 	tb.Helper()
 	notify := filepath.Join(a.dir, "notify.sock")
+	if err := os.Remove(notify); err != nil && !errors.Is(err, os.ErrNotExist) {
+		tb.Fatal(err)
+	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = conn.Close() })
-	log, err := os.Create(a.log)
+	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -78,9 +102,11 @@ func (a *Agent) start(tb testing.TB) {
 	if err := a.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
+	cmd, exited := a.cmd, make(chan struct{})
+	a.exited = exited
 	go func() {
-		defer close(a.exited)
-		_ = a.cmd.Wait() // the state is read from ProcessState
+		defer close(exited)
+		_ = cmd.Wait() // the state is read from ProcessState
 	}()
 	tb.Cleanup(func() { a.finish(tb) })
 	if err := a.awaitReady(conn); err != nil {
@@ -92,8 +118,9 @@ func (a *Agent) awaitReady(conn *net.UnixConn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(readyPatience)); err != nil {
 		return err
 	}
+	exited := a.exited
 	go func() { // an agent that dies will never say anything
-		<-a.exited
+		<-exited
 		_ = conn.SetReadDeadline(time.Now())
 	}()
 	buf := make([]byte, 4096)

@@ -16,6 +16,17 @@ func (s *Suite) Hashes(tb testing.TB, policy ...string) string {
 	return HashScanner(s.Image(tb).Hashes) + "tenants:\n" + Tenant("default", "{}", "hashes", policy...)
 }
 
+// AnyHash returns a hash list that names nothing, but could name a file of any size:
+// with it, every file has to be read. Further lines may be added.
+func (s *Suite) AnyHash(tb testing.TB, lines ...string) string {
+	tb.Helper()
+	text := strings.Repeat("00", 32) + ":*:Assay.Test.Nothing\n" + strings.Join(lines, "")
+	return filepath.Join(s.HostDirectory(tb, map[string][]byte{"any.hsb": []byte(text)}), "any.hsb")
+}
+
+// HashLine returns data's line in a hash list.
+func HashLine(data []byte, name string) string { return hashLine(data, name) }
+
 // HashScanner returns the scanners section with one hash list named hashes.
 func HashScanner(file string) string {
 	return fmt.Sprintf("scanners:\n  - name: hashes\n    hashlist: {files: [%s]}\n", file)

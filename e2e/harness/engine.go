@@ -13,6 +13,7 @@ import (
 // A Spec is the container that a test wants.
 type Spec struct {
 	Args       []string // command; the entrypoint of the container
+	Image      string   // id of another image than the test image; only for podman
 	Gate       *Gate    // nil: a container that no agent is told of
 	Binds      []Bind
 	Tmpfs      []string // destinations of fresh tmpfs mounts

@@ -160,10 +160,14 @@ func buildGuest(out string) error {
 
 // writeLayout packs the layers into an OCI image layout with umoci.
 func (img *Image) writeLayout() error {
-	ctx := context.Background()
-	tagged := img.Layout + ":test"
-	steps := [][]string{{"init", "--layout", img.Layout}, {"new", "--image", tagged}}
-	for _, layer := range img.Layers {
+	return writeLayout(context.Background(), img.Layout, img.Layers)
+}
+
+// writeLayout packs layers, bottom first, into the image "test" of an OCI image layout.
+func writeLayout(ctx context.Context, layout string, layers []string) error {
+	tagged := layout + ":test"
+	steps := [][]string{{"init", "--layout", layout}, {"new", "--image", tagged}}
+	for _, layer := range layers {
 		steps = append(steps, []string{"insert", "--image", tagged, layer, "/"})
 	}
 	steps = append(steps, []string{

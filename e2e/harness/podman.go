@@ -38,15 +38,20 @@ func (s *Suite) setUpPodman() (*podman, error) {
 		"--root", filepath.Join(dir, "storage"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
 	}}
-	// By a relative path: podman makes a name of it, and names have no capital letters.
-	pull := append([]string{"-c", `cd "$0" && exec podman "$@"`, filepath.Dir(img.Layout)},
-		p.args("pull", "-q", "oci:"+filepath.Base(img.Layout)+":test")...)
-	id, err := must(context.Background(), p.env, "sh", pull...)
-	if err != nil {
+	if p.image, err = p.pull(context.Background(), img.Layout); err != nil {
 		return nil, err
 	}
-	p.image = strings.TrimSpace(id)
 	return p, nil
+}
+
+// pull copies the image "test" of a layout into the storage and returns its id. The
+// layout goes by a relative path: podman makes a name of it, and names have no
+// capital letters.
+func (p *podman) pull(ctx context.Context, layout string) (string, error) {
+	pull := append([]string{"-c", `cd "$0" && exec podman "$@"`, filepath.Dir(layout)},
+		p.args("pull", "-q", "oci:"+filepath.Base(layout)+":test")...)
+	id, err := must(ctx, p.env, "sh", pull...)
+	return strings.TrimSpace(id), err
 }
 
 // podmanConf keeps podman away from the network and within limits that this
@@ -156,7 +161,11 @@ func (c *podmanContainer) run(tb testing.TB, s Spec, options ...string) Result {
 	if s.ReadOnly {
 		args = append(args, "--read-only", "--read-only-tmpfs=false")
 	}
-	args = append(args, "--entrypoint", s.Args[0], c.image)
+	image := c.image
+	if s.Image != "" {
+		image = s.Image
+	}
+	args = append(args, "--entrypoint", s.Args[0], image)
 	return c.podmanCommand(tb, append(args, s.Args[1:]...)...)
 }
 

@@ -26,6 +26,8 @@ type Status struct {
 		Containers int               `json:"containers"`
 		Queued     int               `json:"queued"`
 		InFlight   int               `json:"inFlight"`
+		Scans      uint64            `json:"scans"`
+		Marks      int               `json:"marks"`
 		Allowed    uint64            `json:"allowed"`
 		Denied     uint64            `json:"denied"`
 		Unscanned  uint64            `json:"unscanned"`
@@ -44,10 +46,26 @@ type Status struct {
 		} `json:"marks"`
 	} `json:"containers"`
 	Scanners []struct {
-		Name    string `json:"name"`
-		Healthy bool   `json:"healthy"`
-		Error   string `json:"error"`
+		Name       string `json:"name"`
+		Healthy    bool   `json:"healthy"`
+		Error      string `json:"error"`
+		Generation string `json:"generation"`
 	} `json:"scanners"`
+	Store Store `json:"store"`
+	Marks struct {
+		Now     int    `json:"now"`
+		Placed  uint64 `json:"placed"`
+		Broken  uint64 `json:"broken"`
+		Flushed uint64 `json:"flushed"`
+	} `json:"marks"`
+	Ahead struct {
+		State        string `json:"state"`
+		LayersQueued int    `json:"layersQueued"`
+		LayersDone   int    `json:"layersDone"`
+		FilesDone    int64  `json:"filesDone"`
+		FilesTotal   int64  `json:"filesTotal"`
+		Findings     int    `json:"findings"`
+	} `json:"ahead"`
 }
 
 // A Record is what these tests read from an event record.
@@ -58,9 +76,14 @@ type Record struct {
 		ID        string `json:"id"`
 		Namespace string `json:"namespace"`
 	} `json:"container"`
-	Op       string `json:"op"`
-	Path     string `json:"path"`
-	PID      int    `json:"pid"`
+	Op   string `json:"op"`
+	Path string `json:"path"`
+	PID  int    `json:"pid"`
+	File struct {
+		Layer    string `json:"layer"`
+		Size     int64  `json:"size"`
+		Pristine bool   `json:"pristine"`
+	} `json:"file"`
 	Decision string `json:"decision"`
 	Verdict  string `json:"verdict"`
 	Source   string `json:"source"`
@@ -98,6 +121,16 @@ func (s Status) Reason(tenant, reason string) uint64 {
 	for _, tn := range s.Tenants {
 		if tn.Name == tenant {
 			return tn.Reasons[reason]
+		}
+	}
+	return 0
+}
+
+// Scans returns how many files of a tenant scanners were asked about.
+func (s Status) Scans(tenant string) uint64 {
+	for _, tn := range s.Tenants {
+		if tn.Name == tenant {
+			return tn.Scans
 		}
 	}
 	return 0
@@ -192,6 +225,19 @@ func (f *follower) find(match func(Record) bool) (Record, bool, <-chan struct{},
 		}
 	}
 	return Record{}, false, f.changed, f.err
+}
+
+// CountRecords returns how many records so far match.
+func (a *Agent) CountRecords(match func(Record) bool) int {
+	a.events.mu.Lock()
+	defer a.events.mu.Unlock()
+	n := 0
+	for _, r := range a.events.records {
+		if match(r) {
+			n++
+		}
+	}
+	return n
 }
 
 // AwaitRecord waits for a record that matches and returns the first one.

@@ -21,7 +21,7 @@ type EventFilter struct {
 	Tenant    string // "" is any
 	Container string // an id, the start of one, or a name; "" is any
 	Decision  string // allow, deny; "" is both, and records without a decision
-	Op        string // open, exec, dirty; "" is any
+	Op        string // open, exec, dirty, scan; "" is any
 }
 
 // values encodes the filter as parameters of [PathEvents].
@@ -73,8 +73,8 @@ func parseFilter(r *http.Request) (EventFilter, error) {
 	if d := f.Decision; d != "" && d != "allow" && d != "deny" {
 		return EventFilter{}, refusef(http.StatusBadRequest, "use allow or deny", "parameter decision=%q", d)
 	}
-	if op := f.Op; op != "" && op != "open" && op != "exec" && op != "dirty" {
-		return EventFilter{}, refusef(http.StatusBadRequest, "use open, exec or dirty", "parameter op=%q", op)
+	if op := f.Op; op != "" && op != "open" && op != "exec" && op != "dirty" && op != "scan" {
+		return EventFilter{}, refusef(http.StatusBadRequest, "use open, exec, dirty or scan", "parameter op=%q", op)
 	}
 	return f, nil
 }

@@ -201,7 +201,7 @@ func TestStoppedFollower(t *testing.T) {
 
 func FuzzParseFilter(f *testing.F) {
 	for _, seed := range []string{
-		"", "follow=1&since=now", "since=18446744073709551615", "since=7&tenant=a%20b&container=c&decision=deny", "op=dirty", "op=close", "follow=maybe", "%zz", "x=1",
+		"", "follow=1&since=now", "since=18446744073709551615", "since=7&tenant=a%20b&container=c&decision=deny", "op=dirty", "op=scan", "op=close", "follow=maybe", "%zz", "x=1",
 	} {
 		f.Add(seed)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/assay-project/assay/internal/ahead"
@@ -78,13 +79,13 @@ func (g *Guard) enqueue(c *container, p *policy, again bool) {
 
 // generations names what the policy's scanners know now.
 func (p *policy) generations() string {
-	text := ""
+	var text strings.Builder
 	for _, stage := range p.stages {
 		for _, s := range stage.Scanners {
-			text += fmt.Sprintf("%s=%q ", s.Name, s.Generation())
+			fmt.Fprintf(&text, "%s=%q ", s.Name, s.Generation())
 		}
 	}
-	return text
+	return text.String()
 }
 
 // aheadScans is the guard as the runner sees it.
@@ -92,9 +93,10 @@ type aheadScans struct{ *Guard }
 
 // A layerTree is a layer's directory, open, whose verdicts are wanted.
 type layerTree struct {
-	*layer.Tree
-	guard *Guard
-	scope verdict.Scope
+	tree   *layer.Tree
+	guard  *Guard
+	scope  verdict.Scope
+	digest string // of the layer; "" if no runtime's storage names it
 	// report is told of whatever is not clean; nil if nobody asked.
 	report func(AheadFinding)
 }
@@ -117,9 +119,10 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 		return nil, err
 	}
 	// The same directory as before, by whichever name its layer goes.
-	found, _ := tree.Layer(context.Background()) //nolint:contextcheck // nobody is asked for the digest
+	found, _ := tree.Layer(context.Background()) // nobody is asked for the digest
 	named := layer.Layer{Digest: j.Name, Dir: found.Dir}
 	if scope, _ := scopeOfLayer(named); scope != key.scope {
+		named.Digest = ""
 		if scope, _ = scopeOfLayer(found.Layer); scope != key.scope {
 			a.memory.Cache.Drop(key.scope)
 			return nil, errors.Join(errLayerGone, tree.Close())
@@ -129,18 +132,18 @@ func (a aheadScans) Open(j *ahead.Job) (ahead.Tree, error) {
 		return nil, errors.Join(errNotLocal, tree.Close())
 	}
 	a.memory.Cache.Acquire(key.scope, j.Name)
-	return &layerTree{Tree: tree, guard: a.Guard, scope: key.scope}, nil
+	return &layerTree{tree: tree, guard: a.Guard, scope: key.scope, digest: named.Digest}, nil
 }
 
 // Close implements [ahead.Tree].
 func (t *layerTree) Close() error {
 	t.guard.memory.Cache.Release(t.scope)
-	return t.Tree.Close()
+	return t.tree.Close()
 }
 
 // Files implements [ahead.Tree].
 func (t *layerTree) Files(ctx context.Context) ([]ahead.File, error) {
-	listing, err := t.List(ctx, maxEntries)
+	listing, err := t.tree.List(ctx, maxEntries)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +181,7 @@ func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *
 	if v, known := scanner.EvaluateInstant(p.stages, &s); known && v.Outcome == scanner.Clean {
 		return ahead.Skipped
 	}
-	source, err := t.Tree.Open(f.Ref.(layer.File)) //nolint:errcheck,forcetypeassert // from Files
+	source, err := t.tree.Open(f.Ref.(layer.File)) //nolint:errcheck,forcetypeassert // from Files
 	if err != nil {
 		return ahead.Skipped
 	}
@@ -270,10 +273,10 @@ func (t *layerTree) tell(f *scanner.File, r scanner.Result, result ahead.Result)
 	if result != ahead.Malicious {
 		return result
 	}
-	t.guard.log.Warn("malware in an image layer, before anybody has opened it", "path", f.Path, "signature", r.Verdict.Signature)
+	t.guard.log.Warn("malware in an image layer, before anybody has opened it", "layer", t.digest, "path", f.Path, "signature", r.Verdict.Signature)
 	t.guard.records.Append(audit.Record{
 		Time: time.Now(), Tenant: f.Tenant, Op: opScan, Path: f.Path,
-		File: audit.File{Size: f.Size, Pristine: true}, Verdict: r.Verdict.Outcome.String(), Mark: r.Verdict.Mark,
+		File: audit.File{Layer: t.digest, Size: f.Size, Pristine: true}, Verdict: r.Verdict.Outcome.String(), Mark: r.Verdict.Mark,
 		Source: sourceScan, Reason: audit.ReasonMalicious, Scanners: ScannerRecords(r.Reports),
 	})
 	return result

@@ -133,7 +133,7 @@ func (g *Guard) guard(ctx context.Context, c *container) error {
 	if err := c.join(); err != nil {
 		return refuse(http.StatusServiceUnavailable, err, "run `assay doctor`", "no fanotify group for container %s", c.info.ID)
 	}
-	if err := c.place(t.policy.Load(), c.info.Rootfs); err != nil {
+	if err := c.place(t.policy.Load(), c.info.Rootfs); err != nil { //nolint:contextcheck // the container's life bounds it
 		return refusePlace(c, err)
 	}
 	// All of the above was about this process if it still lives.
@@ -146,7 +146,7 @@ func (g *Guard) guard(ctx context.Context, c *container) error {
 	if err := g.enter(c); err != nil {
 		return err
 	}
-	g.renew(c) // a reload may have come in between
+	g.renew(c) //nolint:contextcheck // a reload may have come in between; the container's life bounds it
 	g.anticipate(c)
 	g.log.Info("container guarded", "container", c.info.ID, "tenant", t.name, "pid", c.info.PID, "marks", c.marks())
 	return nil

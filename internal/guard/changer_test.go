@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -24,14 +25,17 @@ type changer struct {
 	out *bufio.Reader
 }
 
-// newChanger starts a changer in the container's mount namespace.
+// newChanger starts a changer in the container's mount namespace, or with nil in ours.
 func newChanger(t *testing.T, c *kerneltest.Container) *changer {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := c.Command(t, exe)
+	cmd := exec.CommandContext(t.Context(), exe)
+	if c != nil {
+		cmd = c.Command(t, exe)
+	}
 	cmd.Env = append(os.Environ(), changerVariable+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

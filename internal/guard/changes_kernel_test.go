@@ -95,23 +95,32 @@ type stage struct {
 	*rig
 	fake    *scannertest.Fake
 	c       *kerneltest.Container
+	volume  string   // the directory that is mounted in it at vol
 	changer *changer // nil where programs are run
 }
 
 func newStage(t *testing.T, k knowledge) *stage {
 	t.Helper()
-	s := &stage{knowledge: k, fake: scannertest.NewFake("1", exactly(goodContent()))}
+	fake := scannertest.NewFake("1", exactly(goodContent()))
+	return newStageFor(t, k, fake, fake)
+}
+
+// newStageFor is newStage with a scanner, whose scans fake counts.
+func newStageFor(t *testing.T, k knowledge, sc scanner.Scanner, fake *scannertest.Fake) *stage {
+	t.Helper()
+	s := &stage{knowledge: k, fake: fake}
 	with := withMemory(t)
-	s.rig = newRig(t, s.fake, config(func(p *tenant.Tenant) {
+	s.rig = newRig(t, sc, config(func(p *tenant.Tenant) {
 		p.KernelMarks, p.ScanAhead, p.OnExec = k.marks, tenant.AheadOff, false
 	}), with)
+	s.volume = t.TempDir()
 	files := map[string]string{"source": string(goodContent()), "vol/empty": ""}
 	if k.place == inLayer || k.place == copiedUp {
 		for name := range changes() {
 			files[s.name(name)] = string(goodContent())
 		}
 	}
-	s.c = kerneltest.NewContainer(t, files, s.setup(t))
+	s.c = kerneltest.NewContainer(t, files, s.setup())
 	s.announced(t, s.c)
 	s.changer = newChanger(t, s.c)
 	return s
@@ -127,12 +136,11 @@ func (s *stage) name(change string) string {
 }
 
 // setup is a shell script that makes the files that are not a layer's.
-func (s *stage) setup(t *testing.T) string {
-	t.Helper()
+func (s *stage) setup() string {
 	var script []string
 	switch s.place {
 	case onVolume:
-		script = append(script, "mount --bind "+t.TempDir()+" vol")
+		script = append(script, "mount --bind "+s.volume+" vol")
 	case inMemory:
 		script = append(script, "mount -t tmpfs tmpfs vol")
 	}

@@ -7,7 +7,14 @@
 //	process.go    the container's first process, held by pidfd; its root directory
 //	mounts.go     its mounts, and which mark each of them gets
 //	container.go  events on the reader thread: answered at once, or handed on
+//	lineage.go    which layers and which container a file's verdicts hold for
 //	task.go       one opener that waits for a scan: worker and deadline race for it
+//	scan.go       the worker's part: ask the memory, join a scan, or scan
+//	proof.go      what must hold before and after a scan for it to be remembered
+//	marks.go      the kernel's ignore marks on clean files, under leases
+//	generations.go  what happens when a scanner knows more
+//	ahead.go      layers are scanned before their files are opened
+//	explain.go    what the next open of a file would be answered
 //	pool.go       a tenant's queue and workers
 //	policy.go     what a tenant's policy makes of a verdict
 //	record.go     what is told afterwards
@@ -27,7 +34,7 @@
 //     events. Paths from events are for records only.
 //
 // Lock order: container.placing, Guard.mu, sharedGroup.mu, then container.mu,
-// execPairs.mu and task.armed, which are held for a few lines; fanotify's own lock
+// marks.mu (and a lease's lock under it), execPairs.mu and task.armed, which are held for a few lines; fanotify's own lock
 // comes after all of them. No lock is held while a scanner runs but policy.inUse
 // for reading. Only container.placing is held while a filesystem is asked.
 package guard

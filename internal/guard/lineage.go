@@ -2,6 +2,7 @@ package guard
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"sync/atomic"
 
 	"github.com/assay-project/assay/internal/layer"
@@ -21,6 +22,7 @@ type lineage struct {
 	// identity cannot meet.
 	own, elsewhere verdict.Scope
 	id             string
+	salt           uint32 // of the container, for tables that all share
 	clock          uint64 // sets of the clock when the container was announced
 
 	// seen remembers which files have been found and where: so the next look needs
@@ -37,7 +39,7 @@ const (
 
 func newLineage(m *Memory, id string) *lineage {
 	l := &lineage{
-		memory: m, id: id,
+		memory: m, id: id, salt: crc32.ChecksumIEEE([]byte(id)),
 		own: verdict.ContainerScope(id + "/rootfs"), elsewhere: verdict.ContainerScope(id + "/mounts"),
 	}
 	if m.Clock != nil {

@@ -135,7 +135,8 @@ func (ms *marks) want(w wish, ev *fanotify.Event) {
 		return
 	}
 	key := w.id.Bytes()
-	slot := &ms.asked[binary.LittleEndian.Uint32(key[8:])%uint32(len(ms.asked))]
+	// The same file of a layer is wished for by each container on its own.
+	slot := &ms.asked[(binary.LittleEndian.Uint32(key[8:])^w.c.lineage.Load().salt)%uint32(len(ms.asked))]
 	tag := uint32(binary.LittleEndian.Uint16(key[12:]))<<16 | 1<<31
 	now := ms.now.Load() & 0x7fff
 	if was := slot.Load(); was&0xffff0000 == tag && now-was&0x7fff < pause {
@@ -338,8 +339,15 @@ func (m *mark) leave() {
 	}
 }
 
-// Broken implements [lease.Breaker]: the mark goes before the writer comes.
-func (m *mark) Broken(fd int) { _ = m.group.Unignore(fd) } // fails only if the group has gone
+// Broken implements [lease.Breaker]: the mark goes before the writer comes, and so
+// does what is known of a file of the container's own. A layer's file stays what it
+// is: the writer gets a copy.
+func (m *mark) Broken(fd int) {
+	_ = m.group.Unignore(fd) // fails only if the group has gone
+	if !m.pristine {
+		m.c.guard.memory.Cache.Forget(m.scope, verdict.FileKey(m.id.Bytes()))
+	}
+}
 
 // Ended implements [lease.Breaker]: the file is not what was scanned any more. The
 // writer is in, and may wait for nothing of this.
@@ -348,9 +356,6 @@ func (m *mark) Ended() {
 	m.leave()
 	m.marks.mu.Unlock()
 	m.marks.broken.Add(1)
-	if !m.pristine {
-		m.c.guard.memory.Cache.Forget(m.scope, verdict.FileKey(m.id.Bytes()))
-	}
 	m.c.guard.records.Append(audit.Record{
 		Time: time.Now(), Tenant: m.pool.name, Container: m.c.named(), Op: opDirty, Path: m.path,
 		File:   audit.File{Identity: m.id.String(), Pristine: m.pristine, Layer: m.digest()},
@@ -377,7 +382,7 @@ func (m *mark) end() {
 		m.group.FlushIgnored()
 		return
 	}
-	m.lease.With(m.Broken)
+	m.lease.With(func(fd int) { _ = m.group.Unignore(fd) }) // as above
 	m.lease.Release()
 }
 

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
-
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +22,7 @@ import (
 )
 
 // withMemory gives a rig's guard a memory, which ends after the guard.
-func withMemory(t *testing.T, changes ...func(*Memory)) func(*Options) {
+func withMemory(t *testing.T) func(*Options) {
 	t.Helper()
 	host, err := layer.OpenHost("/")
 	if err != nil {
@@ -38,9 +37,6 @@ func withMemory(t *testing.T, changes ...func(*Memory)) func(*Options) {
 		t.Fatal(err)
 	}
 	m := &Memory{Cache: verdict.New(verdict.Options{}), Leases: leases, Host: host, Clock: clock, MaxMarks: 1000}
-	for _, change := range changes {
-		change(m)
-	}
 	t.Cleanup(func() {
 		if n := leases.Len(); n != 0 {
 			t.Errorf("%d leases are held at the end", n)
@@ -55,10 +51,10 @@ func withMemory(t *testing.T, changes ...func(*Memory)) func(*Options) {
 }
 
 // memoryRig is a guard with a memory and a scanner that counts its scans.
-func memoryRig(t *testing.T, marks tenant.KernelMarks, changes ...func(*Memory)) (*rig, *scannertest.Fake) {
+func memoryRig(t *testing.T, marks tenant.KernelMarks) (*rig, *scannertest.Fake) {
 	t.Helper()
 	fake := newContains()
-	with := withMemory(t, changes...) // ends last
+	with := withMemory(t) // ends last
 	return newRig(t, fake, config(func(p *tenant.Tenant) {
 		p.KernelMarks, p.ScanAhead, p.OnExec = marks, tenant.AheadOff, false
 	}), with), fake

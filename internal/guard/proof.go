@@ -2,6 +2,7 @@ package guard
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -88,7 +89,7 @@ func (p *proof) reaches(hint string) bool {
 		}
 		fs = int64(st.Type)
 	}
-	if !notifies(fs) {
+	if !slices.Contains(notifying, fs) {
 		return false
 	}
 	if !p.onRootfs {
@@ -100,15 +101,6 @@ func (p *proof) reaches(hint string) bool {
 	}
 	p.upper = upper
 	return true
-}
-
-func notifies(fs int64) bool {
-	for _, one := range notifying {
-		if fs == one {
-			return true
-		}
-	}
-	return false
 }
 
 // quiet reports whether nobody has the file open or mapped for writing.

@@ -73,10 +73,7 @@ func NewStack(tb testing.TB, n int) Stack {
 // filesystem. Many layers do not fit into the options of mount(2).
 func (s Stack) Mount(tb testing.TB) Overlay {
 	tb.Helper()
-	base, err := os.MkdirTemp(filepath.Dir(s[0]), "on-")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	base := tb.TempDir() // beside the layers', on the same filesystem
 	o := Overlay{Lower: s[0], Upper: filepath.Join(base, "upper"), Merged: filepath.Join(base, "merged")}
 	work := filepath.Join(base, "work")
 	for _, dir := range []string{o.Upper, o.Merged, work} {
