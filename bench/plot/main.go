@@ -17,6 +17,7 @@ import (
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 )
 
 func main() {
@@ -42,7 +43,28 @@ func run(args []string) error {
 	if len(b) == 0 {
 		return fmt.Errorf("%s: nothing to draw", args[0])
 	}
-	return picture(b, r.Machine.title()).Save(20*vg.Centimeter, vg.Length(len(b)+3)*0.9*vg.Centimeter, args[1])
+	return save(picture(b, r.Machine.title()), vg.Length(len(b)+3)*0.9*vg.Centimeter, args[1])
+}
+
+// save writes the picture with a margin, which the library's own Save does not leave.
+func save(p *plot.Plot, height vg.Length, name string) (err error) {
+	const margin = 0.3 * vg.Centimeter
+	c := vgsvg.New(20*vg.Centimeter, height)
+	p.Draw(draw.Crop(draw.New(c), margin, -margin, margin, -margin))
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = c.WriteTo(f)
+	return errors.Join(err, f.Close())
+}
+
+// number prints three digits, or more before the point.
+func number(us float64) string {
+	if us < 100 {
+		return fmt.Sprintf("%.1f", us)
+	}
+	return fmt.Sprintf("%.0f", us)
 }
 
 // A result is what is drawn of the benchmark's report.
@@ -76,10 +98,10 @@ func (r *result) bars() bars {
 	}{
 		{"known-read", "unguarded", "unguarded", false},
 		{"known-read", "kernel-marked", "Assay, kernel-marked", true},
-		{"known-read", "floor", "floor: a listener that allows", false},
+		{"known-read", "floor", "floor, always allows", false},
 		{"known-read", "cached", "Assay, cached", true},
 		{"peers", "second container, first pass", "Assay, second container", true},
-		{"peers", "fapolicyd, later pass", "fapolicyd, reads no content", false},
+		{"peers", "fapolicyd, later pass", "fapolicyd, no content", false},
 		{"first", "first pass, 1 stream", "Assay, first pass (clamd)", true},
 		{"first", "clamdscan, 1 stream", "clamdscan --fdpass", false},
 		{"peers", "clamonacc, later pass", "clamonacc, every pass", false},
@@ -164,6 +186,6 @@ func (b bars) Plot(c draw.Canvas, p *plot.Plot) {
 			{X: x(one.us), Y: y(at + half)},
 			{X: x(p.X.Min), Y: y(at + half)},
 		})
-		c.FillText(style, vg.Point{X: x(one.us) + vg.Points(5), Y: y(at)}, fmt.Sprintf("%.3g", one.us))
+		c.FillText(style, vg.Point{X: x(one.us) + vg.Points(5), Y: y(at)}, number(one.us))
 	}
 }
