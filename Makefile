@@ -18,7 +18,7 @@ STRESSROUNDS ?= 34000
 BENCHFLAGS ?=
 
 BINARIES := assayd assay assay-hook
-MODULES  := . e2e tools
+MODULES  := . e2e tools bench/plot bench/workload
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL     := go tool -modfile=$(CURDIR)/tools/go.mod
 WORK     := $(CURDIR)/.work
@@ -35,7 +35,7 @@ help: ## say what can be made (this text)
 	@echo
 	@echo "  variables:    PREFIX=$(PREFIX) DESTDIR= UNITDIR=$(UNITDIR) CONFDIR=$(CONFDIR)   for install"
 	@echo "                FUZZTIME=$(FUZZTIME) BENCHCOUNT=$(BENCHCOUNT)   for fuzz and microbench"
-	@echo "                BENCHFLAGS='-rounds 3 -starts 10'   for bench"
+	@echo "                BENCHFLAGS='-rounds 3 -only known,first'   for bench"
 	@echo "  environment:  ASSAY_NO_INSTALL=1           refuse with a list instead of installing packages"
 	@echo "                ASSAY_ALLOW_SKIP='TestX,...' let these tests skip; any other skip fails the run"
 
@@ -81,12 +81,16 @@ fuzz: ## fuzz every parser for FUZZTIME each
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: ## measure what the gate adds to opens and to container starts, against its floor (root)
+bench: ## measure what the gate costs, against its floor and its peers (root; docs/benchmarks.md)
 	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory build
 	@mkdir -p $(WORK)
 	go build -o $(WORK)/bench ./bench
-	$(WORK)/bench $(BENCHFLAGS)
+	$(WORK)/bench -json $(WORK)/bench.json $(BENCHFLAGS)
+
+.PHONY: bench-plot
+bench-plot: ## draw docs/bench.svg from the results of make bench
+	go run -C bench/plot . $(WORK)/bench.json $(CURDIR)/docs/bench.svg
 
 .PHONY: microbench
 microbench: ## run the packages' Go benchmarks; summary by benchstat

@@ -3,10 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/audit"
@@ -36,26 +32,15 @@ func agent(mounts []string) error {
 	}
 	g := guard.New(guard.Options{Readers: readers, Records: records}, cfg, always)
 	for i, m := range mounts {
-		pid, err := initProcess()
+		init, err := initProcess()
 		if err != nil {
 			return err
 		}
-		c := announce.Container{ID: fmt.Sprint("bench", i), PID: pid, Rootfs: m}
+		c := announce.Container{ID: fmt.Sprint("bench", i), PID: init.Process.Pid, Rootfs: m}
 		if _, err := g.Announce(context.Background(), c); err != nil {
 			return err
 		}
 	}
 	fmt.Println("ready")
 	select {}
-}
-
-// initProcess starts what the agent takes for a container's first process: one
-// with a mount namespace of its own.
-func initProcess() (pid int, err error) {
-	c := exec.Command("sleep", "infinity")
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	if err := c.Start(); err != nil {
-		return 0, err
-	}
-	return c.Process.Pid, nil
 }

@@ -2,12 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,54 +24,97 @@ const (
 
 // benchOpens measures one open and close with 1, 4, 16, 64 and 200 openers,
 // spread over as many containers, up to 100.
-func benchOpens(scratch string, rounds, opens int) error {
-	floor, err := compile(scratch, "floor")
+func (b *bench) benchOpens() error {
+	opener, err := compile(b.scratch, "opener")
 	if err != nil {
 		return err
 	}
-	opener, err := compile(scratch, "opener")
+	listeners, err := b.listeners()
 	if err != nil {
 		return err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	listeners := []listener{
-		{name: "unguarded"},
-		{name: "floor", command: []string{floor}},
-		{name: "agent", command: []string{self, "agent"}},
-	}
-	fmt.Printf("open and close of a small file on an overlay, µs, median of %d rounds of %d opens\n", rounds, opens)
-	fmt.Printf("%8s %11s %10s %8s %8s %14s\n", "openers", "containers", "unguarded", "floor", "agent", "agent / floor")
+	t := b.report.add("opens", "open and close of a small file on an overlay, by number of openers and containers",
+		fmt.Sprintf("µs, %d rounds of %d opens", b.rounds, b.opens))
 	for _, openers := range []int{1, 4, 16, 64, 200} {
-		mounts, err := mountOverlays(scratch, min(openers, maxContainers))
+		mounts, err := mountOverlays(b.scratch, min(openers, maxContainers))
 		if err != nil {
 			return err
 		}
-		times := make(map[string][]float64)
-		var ratios []float64
-		for range rounds {
+		group := fmt.Sprintf("%d/%d ", openers, len(mounts))
+		for range b.rounds {
 			for _, l := range listeners {
-				us, err := l.measure(opener, mounts, openers, opens/openers)
+				us, err := l.measure(opener, mounts, openers, max(1, b.opens/openers))
 				if err != nil {
 					return fmt.Errorf("%s with %d openers: %w", l.name, openers, err)
 				}
-				times[l.name] = append(times[l.name], us)
+				t.sample(group+l.name, us)
 			}
-			last := len(times["floor"]) - 1
-			ratios = append(ratios, times["agent"][last]/times["floor"][last])
 		}
-		fmt.Printf("%8d %11d %10.1f %8.1f %8.1f %7.2f (%.2f–%.2f)\n", openers, len(mounts), median(times["unguarded"]),
-			median(times["floor"]), median(times["agent"]), median(ratios), slices.Min(ratios), slices.Max(ratios))
+		t.compare(group+"instant", group+"floor", nil)
+		t.compare(group+"cached", group+"floor", atMost(1.5))
 		for _, m := range mounts {
 			if err := unix.Unmount(m, unix.MNT_DETACH); err != nil {
 				return fmt.Errorf("unmount %s: %w", m, err)
 			}
 		}
 	}
-	fmt.Println("\nfloor: bench/floor/floor.c; agent: the guard with an always-clean scanner in process; ratios pair by pair")
+	t.note("floor: bench/floor/floor.c; instant: the guard in a process with a scanner that answers at once, the ceiling of what the agent can do;")
+	t.note("cached: assayd, a scanner that has to read files, verdicts known, kernelMarks off")
+	t.print()
 	return nil
+}
+
+// listeners returns who watches while opens are measured.
+func (b *bench) listeners() ([]listener, error) {
+	floor, err := compile(b.scratch, "floor")
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	scanner, err := b.hashScanner()
+	if err != nil {
+		return nil, err
+	}
+	program := func(name string, args ...string) func([]string) (func(), error) {
+		return func(mounts []string) (func(), error) {
+			return startReady(context.Background(), name, append(args, mounts...)...)
+		}
+	}
+	return []listener{
+		{name: "unguarded", start: func([]string) (func(), error) { return func() {}, nil }},
+		{name: "floor", start: program(floor)},
+		{name: "instant", start: program(self, "agent")},
+		{name: "cached", start: func(mounts []string) (func(), error) { return b.guardAll(scanner, mounts) }},
+	}, nil
+}
+
+// guardAll starts assayd and makes each mount the root of a container.
+func (b *bench) guardAll(scanner string, mounts []string) (func(), error) {
+	var end stack
+	a, err := b.newAssayd(guardConfig{scanner: scanner, kernelMarks: "off"})
+	if err != nil {
+		return nil, err
+	}
+	end.push(a.stop)
+	for i, m := range mounts {
+		init, err := initProcess()
+		if err != nil {
+			end.run()
+			return nil, err
+		}
+		end.push(func() {
+			_ = init.Process.Kill()
+			_ = init.Wait()
+		})
+		if err := a.announce(fmt.Sprint("bench", i), init.Process.Pid, m); err != nil {
+			end.run()
+			return nil, err
+		}
+	}
+	return end.run, nil
 }
 
 // compile builds one of the C programs and returns its path.
@@ -83,14 +126,6 @@ func compile(scratch, name string) (string, error) {
 		return "", fmt.Errorf("build %s (needs cc, and the project's root as the working directory): %w", name, err)
 	}
 	return program, nil
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	if n := len(sorted); n%2 == 0 {
-		return (sorted[n/2-1] + sorted[n/2]) / 2
-	}
-	return sorted[len(sorted)/2]
 }
 
 // mountOverlays mounts n overlays over one lower directory.
@@ -126,11 +161,10 @@ func mountOverlays(scratch string, n int) ([]string, error) {
 	return mounts, nil
 }
 
-// A listener watches overlays while opens are measured; without a command,
-// nobody does.
+// A listener watches overlays while opens are measured, until it is stopped.
 type listener struct {
-	name    string
-	command []string
+	name  string
+	start func(mounts []string) (stop func(), err error)
 }
 
 // measure returns the microseconds of one open.
@@ -170,32 +204,6 @@ func (l *listener) measure(opener string, mounts []string, openers, each int) (u
 		}
 	}
 	return float64(time.Since(began).Nanoseconds()) / 1e3 / float64(openers*each), nil
-}
-
-// start starts the listener on mounts and returns what ends it.
-func (l *listener) start(mounts []string) (stop func(), err error) {
-	if l.command == nil {
-		return func() {}, nil
-	}
-	c := exec.Command(l.command[0], append(l.command[1:], mounts...)...)
-	c.Stderr = os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := c.Start(); err != nil {
-		return nil, err
-	}
-	stop = func() {
-		_ = c.Process.Kill()
-		_ = c.Wait()
-	}
-	if err := await(out, "ready"); err != nil {
-		stop()
-		return nil, err
-	}
-	return stop, nil
 }
 
 // await reads a line and checks that it is word.

@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,16 +14,16 @@ import (
 
 // benchStarts measures a whole `runc run` of a container that does nothing, with
 // and without the hook, in turn, under a running agent with its built-in scanner.
-func benchStarts(scratch, bin string, starts int) error {
-	socket := filepath.Join(scratch, "agent.sock")
-	stop, err := startAgent(scratch, bin, socket)
+func (b *bench) benchStarts() error {
+	scratch, bin := b.scratch, b.bin
+	a, err := b.newAssayd(guardConfig{scanner: "hashlist: {}", kernelMarks: "layers"})
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer a.stop()
 	hook := &specs.Hooks{CreateRuntime: []specs.Hook{{
 		Path: filepath.Join(bin, "assay-hook"),
-		Args: []string{"assay-hook", "--socket", socket, "createRuntime"},
+		Args: []string{"assay-hook", "--socket", a.socket, "createRuntime"},
 	}}}
 	plain, err := bundle(scratch, "plain", nil)
 	if err != nil {
@@ -35,57 +33,26 @@ func benchStarts(scratch, bin string, starts int) error {
 	if err != nil {
 		return err
 	}
-	var without, with, added []float64
-	for i := range starts + 2 {
-		a, err := runcRun(scratch, plain, fmt.Sprint("assay-bench-plain-", i))
+	t := b.report.add("starts", "`runc run` of a container that does nothing", fmt.Sprintf("ms, %d starts each", b.starts))
+	for i := range b.starts + 2 {
+		without, err := runcRun(scratch, plain, fmt.Sprint("assay-bench-plain-", i))
 		if err != nil {
 			return err
 		}
-		b, err := runcRun(scratch, gated, fmt.Sprint("assay-bench-gated-", i))
+		with, err := runcRun(scratch, gated, fmt.Sprint("assay-bench-gated-", i))
 		if err != nil {
 			return err
 		}
 		if i >= 2 { // the first two warm up
-			without, with, added = append(without, a), append(with, b), append(added, b-a)
+			t.sample("no hook", without)
+			t.sample("hook", with)
+			t.sample("added", with-without)
 		}
 	}
-	slices.Sort(added)
-	fmt.Printf("\n`runc run` of a container that does nothing, ms, median of %d starts each\n", starts)
-	fmt.Printf("%10s %10s %18s %8s\n", "no hook", "hook", "added (median)", "p90")
-	fmt.Printf("%10.1f %10.1f %18.1f %8.1f\n", median(without), median(with), median(added), added[len(added)*9/10])
-	fmt.Println("\nhook: assay-hook at createRuntime, assayd with its built-in scanner, the scan of the container's program included")
+	t.compare("hook", "no hook", nil)
+	t.note("hook: assay-hook at createRuntime, assayd with its built-in scanner, the scan of the container's program included")
+	t.print()
 	return nil
-}
-
-func startAgent(scratch, bin, socket string) (stop func(), err error) {
-	config := filepath.Join(scratch, "assay.yaml")
-	if err := os.WriteFile(config, []byte("socket: "+socket+"\nstate: "+scratch+"/state\n"), 0o600); err != nil {
-		return nil, err
-	}
-	c := exec.Command(filepath.Join(bin, "assayd"), "--config", config, "--log-level", "error")
-	c.Stderr = os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := c.Start(); err != nil {
-		return nil, fmt.Errorf("%w (make build)", err)
-	}
-	stop = func() {
-		_ = c.Process.Signal(unix.SIGTERM)
-		_ = c.Wait()
-	}
-	look, patience := time.NewTicker(5*time.Millisecond), time.After(10*time.Second)
-	defer look.Stop()
-	for waiting := true; waiting; {
-		select {
-		case <-look.C:
-			if _, err := os.Stat(socket); err == nil {
-				return stop, nil
-			}
-		case <-patience:
-			waiting = false
-		}
-	}
-	stop()
-	return nil, fmt.Errorf("the agent did not open %s", socket)
 }
 
 // bundle makes an OCI bundle on an overlay of its own whose only program is a

@@ -9,6 +9,8 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 
 # A need is "what to look for:Debian package"; a path that starts with / must
 # exist, anything else must be a command. Go needs the certificates to fetch modules.
+# What a target can do without stands in optional.
+optional=()
 certificates=/etc/ssl/certs/ca-certificates.crt:ca-certificates
 case "${1:-}" in
 lint)
@@ -18,7 +20,9 @@ demo)
 	needs=("$certificates" podman:podman runc:runc umoci:umoci busybox:busybox-static)
 	;;
 bench)
-	needs=("$certificates" runc:runc cc:gcc /usr/include/stdlib.h:libc6-dev)
+	needs=("$certificates" runc:runc busybox:busybox-static cc:gcc /usr/include/stdlib.h:libc6-dev
+		nsenter:util-linux clamd:clamav-daemon clamdscan:clamdscan)
+	optional=(fapolicyd:fapolicyd)
 	;;
 test)
 	needs=("$certificates" podman:podman runc:runc crun:crun umoci:umoci busybox:busybox-static
@@ -33,10 +37,11 @@ esac
 # Runtimes and daemons live in the sbin folders.
 export PATH="$PATH:/usr/sbin:/sbin"
 
+# find_missing NEED...: sets missing to the packages that are.
 find_missing() {
 	missing=()
 	local need what
-	for need in "${needs[@]}"; do
+	for need in "$@"; do
 		what=${need%%:*}
 		if [[ $what == /* ]]; then
 			[[ -e $what ]] || missing+=("${need#*:}")
@@ -55,10 +60,16 @@ if [[ $1 != lint && $(id -u) != 0 ]]; then
 	exit 1
 fi
 
-find_missing
-[[ ${#missing[@]} -eq 0 ]] && exit 0
+find_missing "${optional[@]}"
+wanted=("${missing[@]}")
+if [[ ${#wanted[@]} -ne 0 ]] && { [[ ${ASSAY_NO_INSTALL:-} == 1 ]] || ! command -v apt-get >/dev/null; }; then
+	say "goes on without: ${wanted[*]}"
+	wanted=()
+fi
+find_missing "${needs[@]}"
+[[ ${#missing[@]} -eq 0 && ${#wanted[@]} -eq 0 ]] && exit 0
 
-say "missing packages: ${missing[*]}"
+say "missing packages: ${missing[*]} ${wanted[*]}"
 if [[ ${ASSAY_NO_INSTALL:-} == 1 ]]; then
 	say "ASSAY_NO_INSTALL=1 is set: install them yourself, then try again"
 	exit 1
@@ -84,20 +95,27 @@ fi
 say "installing them with apt-get (ASSAY_NO_INSTALL=1 would refuse instead)"
 export DEBIAN_FRONTEND=noninteractive
 install() {
-	apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null >&2
+	apt-get install -y -q --no-install-recommends "$@" </dev/null >&2
 }
-if ! apt-cache policy "${missing[@]}" 2>/dev/null | grep -q 'Candidate: [0-9]' || ! install; then
+if [[ ${#missing[@]} -ne 0 ]] && { ! apt-cache policy "${missing[@]}" 2>/dev/null | grep -q 'Candidate: [0-9]' || ! install "${missing[@]}"; }; then
 	say "refreshing the package lists"
 	apt-get update -q </dev/null >&2
-	install
+	install "${missing[@]}"
 fi
+for package in "${wanted[@]}"; do
+	install "$package" || say "goes on without $package"
+done
 
 # Nor may they start with the next boot: the tests bring a clamd of their own.
 if [[ " ${missing[*]} " == *" clamav-daemon "* ]] && command -v systemctl >/dev/null; then
 	systemctl disable clamav-daemon.service clamav-daemon.socket clamav-freshclam.service >/dev/null 2>&1 || true
 fi
+# Least of all this one, which would guard the whole machine.
+if [[ " ${wanted[*]} " == *" fapolicyd "* ]] && command -v systemctl >/dev/null; then
+	systemctl disable fapolicyd.service >/dev/null 2>&1 || true
+fi
 
-find_missing
+find_missing "${needs[@]}"
 if [[ ${#missing[@]} -ne 0 ]]; then
 	say "still missing after the installation: ${missing[*]}"
 	exit 1

@@ -1,6 +1,7 @@
 /*
- * A process of a container: it says "ready", waits for the end of its standard
- * input, and opens and closes a file a number of times. In C, so that nothing but
+ * A process of a container: it opens a file, so that whoever watches knows it, says
+ * "ready", waits for the end of its standard input, and opens and closes the file a
+ * number of times. In C, so that nothing but
  * the opens is measured: hundreds of Go runtimes would be work of their own.
  *
  * usage: opener FILE TIMES
@@ -11,18 +12,25 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+static int visit(const char *file)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		perror(file);
+		return -1;
+	}
+	return close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	char byte;
-	if (argc != 3 || write(1, "ready\n", 6) != 6 || read(0, &byte, 1) != 0)
+	if (argc != 3 || visit(argv[1]))
 		return 2;
-	for (long left = atol(argv[2]); left > 0; left--) {
-		int fd = open(argv[1], O_RDONLY | O_CLOEXEC);
-		if (fd < 0) {
-			perror(argv[1]);
+	if (write(1, "ready\n", 6) != 6 || read(0, &byte, 1) != 0)
+		return 2;
+	for (long left = atol(argv[2]); left > 0; left--)
+		if (visit(argv[1]))
 			return 1;
-		}
-		close(fd);
-	}
 	return 0;
 }
