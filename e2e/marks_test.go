@@ -169,6 +169,11 @@ func TestNewGeneration(t *testing.T) {
 			before := agent.Status(t)
 			appendTo(t, list, harness.HashLine([]byte(harness.CleanText), "Assay.Test.News"))
 
+			if then == "rescan" { // before anybody opens it again
+				agent.AwaitRecord(t, "the file found in the background", func(r harness.Record) bool {
+					return r.Op == "scan" && r.Path == harness.CleanFile
+				})
+			}
 			read := []string{"guest", "read", harness.CleanFile, harness.NextToBad}
 			harness.Eventually(t, "the listed file is refused", func() error {
 				if r := c.Exec(t, read...); r.Stdout != harness.CleanFile+": EPERM\n"+harness.NextToBad+": 10 bytes\n" {
@@ -182,11 +187,6 @@ func TestNewGeneration(t *testing.T) {
 			after := agent.Status(t)
 			if after.Marks.Flushed == before.Marks.Flushed || after.Scanners[0].Generation == before.Scanners[0].Generation {
 				t.Errorf("want marks taken back for a new generation: %+v, before %+v", after, before)
-			}
-			if then == "rescan" {
-				agent.AwaitRecord(t, "the file found in the background", func(r harness.Record) bool {
-					return r.Op == "scan" && r.Path == harness.CleanFile
-				})
 			}
 		})
 	}
