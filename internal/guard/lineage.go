@@ -27,12 +27,13 @@ type lineage struct {
 
 	// seen remembers which files have been found and where: so the next look needs
 	// one question instead of one a layer, and a file that is seen again is known.
-	// It forgets at will.
-	seen [seenSlots]atomic.Uint32
+	// It forgets those that it met first, in places that are taken.
+	seen [seenPlaces][seenWays]atomic.Uint32
 }
 
 const (
-	seenSlots = 4096 // a power of two
+	seenPlaces = 4096
+	seenWays   = 4
 	// inOwn stands for the container's own scope where a slot has a layer's depth.
 	inOwn = 0xffff
 )
@@ -115,10 +116,13 @@ func (l *lineage) find(id layer.Identity, onRootfs bool) (f finding, found bool)
 		return finding{}, false
 	}
 	key := verdict.FileKey(id.Bytes())
-	slot := &l.seen[binary.LittleEndian.Uint32(key[:])%seenSlots]
+	place := &l.seen[binary.LittleEndian.Uint32(key[:])%seenPlaces]
 	tag := uint32(binary.LittleEndian.Uint16(key[4:]))<<16 | 1<<31
-	hint := slot.Load()
-	if again := hint&^inOwn == tag; again {
+	for i := range place {
+		hint := place[i].Load()
+		if hint&^inOwn != tag {
+			continue
+		}
 		if f, found := l.at(&key, hint&inOwn, onRootfs); found {
 			f.again = true
 			return f, true
@@ -131,7 +135,10 @@ func (l *lineage) find(id layer.Identity, onRootfs bool) (f finding, found bool)
 		f, found = l.at(&key, depth, onRootfs)
 	}
 	if found {
-		slot.Store(tag | depth)
+		for i := len(place) - 1; i > 0; i-- {
+			place[i].Store(place[i-1].Load())
+		}
+		place[0].Store(tag | depth)
 	}
 	return f, found
 }

@@ -143,11 +143,11 @@ func (ms *marks) want(w wish, ev *fanotify.Event) {
 	if was := slot.Load(); was&0xffff0000 == tag && now-was&0x7fff < pause {
 		return
 	}
-	slot.Store(tag | now)
 	if len(ms.queue) == cap(ms.queue) {
 		ms.skipped[skipQueue].Add(1)
 		return
 	}
+	slot.Store(tag | now)
 	w.fd = ev.Detach(fanotify.Allow)
 	select {
 	case ms.queue <- w:

@@ -214,3 +214,24 @@ func TestKernelSuspectClock(t *testing.T) {
 		t.Errorf("%d scans of three opens: the container's own file is known by nothing but its identity", n)
 	}
 }
+
+// TestKernelMarksEveryFile: with room for all, every file that is read again and
+// again is marked in the end.
+func TestKernelMarksEveryFile(t *testing.T) {
+	const files = 1500
+	r := marksRig(t, files, config(layersOnly))
+	c := sharing(t, 1, numberedFiles(files))[0]
+	r.announced(t, c)
+	paths := numbered(c, files)
+	eventually(t, "every file is marked", func() bool {
+		if _, ok := open(t, paths...).result(t); !ok {
+			t.Fatal("a clean file was refused")
+		}
+		return r.Marks().Now == files
+	})
+	events := r.readers.Stats().Events
+	open(t, paths...).result(t)
+	if n := r.readers.Stats().Events - events; n != 0 {
+		t.Errorf("%d events for marked files", n)
+	}
+}
