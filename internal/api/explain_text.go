@@ -34,6 +34,10 @@ func layerText(reason string) string {
 		return "It was the layer's file, and the container has changed it or its attributes."
 	case "metadata-only":
 		return "The layer has only the file's attributes; its content is another layer's."
+	case "in-upper":
+		return "The content is in the container's upper directory."
+	case "not-in-upper":
+		return "The content could not be found in the container's upper directory."
 	case "hard-linked":
 		return "The layer's file has several names, which the container may have changed through another one."
 	}

@@ -182,8 +182,11 @@ func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *
 		return ahead.Skipped
 	}
 	source, err := t.tree.Open(f.Ref.(layer.File)) //nolint:errcheck,forcetypeassert // from Files
-	if err != nil {
+	switch {
+	case errors.Is(err, layer.ErrStale), errors.Is(err, layer.ErrNoContent):
 		return ahead.Skipped
+	case err != nil:
+		return t.tell(&s, scanner.Result{Verdict: scanner.ErrorVerdict(err)}, ahead.Failed)
 	}
 	defer source.Close()
 	s.FD = int(source.Fd())
@@ -205,12 +208,15 @@ const inBackground verdict.Class = 1 << 63
 func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.File, source *layer.Source) ahead.Result {
 	key := verdict.FileKey(source.Identity().Bytes())
 	ticket := t.guard.memory.Cache.Join(t.scope, key, p.class|inBackground)
-	if !ticket.Owner() {
-		gone, cancel := context.WithCancel(ctx)
-		cancel()
-		if _, how := ticket.Wait(gone); how != verdict.Owner {
-			return ahead.Known // soon
-		}
+	switch r, how := ticket.Wait(ctx); how {
+	case verdict.Owner:
+	case verdict.Shared: // somebody else scans the layer at the same time
+		return t.tell(f, r, resultOf(r.Verdict.Outcome))
+	case verdict.Alone:
+		r := p.scan(ctx, f, p.evaluate)
+		return t.tell(f, r, resultOf(r.Verdict.Outcome))
+	case verdict.Left:
+		return ahead.Failed
 	}
 	done := false
 	defer func() {
@@ -234,11 +240,11 @@ func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.
 	}
 	done = true
 	if same, err := source.Unchanged(); err != nil || !same || f.Size != size || !still || !t.isStill(f.FD) {
-		ticket.Disperse()
-		return ahead.Skipped
+		ticket.Disperse() // an answer to whoever asked, and not to be kept
+	} else {
+		view.Keep(t.scope, key, f.Size, r)
+		ticket.Complete(r)
 	}
-	view.Keep(t.scope, key, f.Size, r)
-	ticket.Complete(r)
 	return t.tell(f, r, resultOf(r.Verdict.Outcome))
 }
 

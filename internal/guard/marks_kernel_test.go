@@ -11,11 +11,11 @@ import (
 	"github.com/assay-project/assay/internal/tenant"
 )
 
-// marksRig is a guard whose tenants may have max marks in all.
-func marksRig(t *testing.T, max int, cfg *tenant.Config) *rig {
+// marksRig is a guard whose tenants may have that many marks in all.
+func marksRig(t *testing.T, most int, cfg *tenant.Config) *rig {
 	t.Helper()
 	with := withMemory(t) // ends last
-	return newRig(t, newContains(), cfg, with, func(o *Options) { o.Memory.MaxMarks = max })
+	return newRig(t, newContains(), cfg, with, func(o *Options) { o.Memory.MaxMarks = most })
 }
 
 // layersOnly is a policy that marks files of layers.

@@ -110,6 +110,7 @@ func TestParseEveryKey(t *testing.T) {
 				ExcludeMounts: []string{},
 			},
 		},
+		Cache: tenant.Cache{Memory: 64 << 20},
 		Records: tenant.Records{File: "/var/log/a.jsonl", MaxSize: 20e6, Keep: 9},
 		Exempt: []tenant.Match{
 			{Namespaces: []string{"assay-system"}},
@@ -129,7 +130,9 @@ func TestDefault(t *testing.T) {
 			Stages: []tenant.Stage{{Scanners: []string{"builtin"}}}, Deadline: 5 * time.Second,
 			OnError: tenant.Deny, OnTimeout: tenant.Deny, OnUnscannable: tenant.Deny, OnTooLarge: tenant.Deny,
 			KernelMarks: tenant.MarkLayers, VolumeMarks: tenant.VolumeMount, ExcludeMounts: []string{},
+			ScanAhead: tenant.AheadLayers, OnGeneration: tenant.GenerationRescan,
 		}},
+		Cache:   tenant.Cache{Memory: 256 << 20, Disk: 256 << 20},
 		Records: tenant.Records{MaxSize: 100 << 20, Keep: 5},
 	}
 	equal(t, tenant.Default(), want)
@@ -319,6 +322,8 @@ func TestRestartNeeded(t *testing.T) {
 	}{
 		{"/run/a.sock", "/run/b.sock", []string{"socket"}},
 		{"/var/lib/a", "/var/lib/b", []string{"state"}},
+		{"memory: 64MiB", "memory: 65MiB", []string{"cache"}},
+		{"disk: 0", "disk: 8MiB", []string{"cache"}},
 		{"keep: 9", "keep: 8", []string{"records"}},
 		{"maxSize: 20MB", "maxSize: 21MB", []string{"records"}},
 		{"a.jsonl", "b.jsonl", []string{"records"}},
@@ -332,7 +337,7 @@ func TestRestartNeeded(t *testing.T) {
 			t.Errorf("%s -> %s needs a restart for %v, want %v", c.from, c.to, got, c.want)
 		}
 	}
-	all := []string{"socket", "state", "records"}
+	all := []string{"socket", "state", "cache", "records"}
 	if got := old.RestartNeeded(tenant.Default()); !slices.Equal(got, all) {
 		t.Errorf("everything changed, restart needed for %v", got)
 	}

@@ -39,7 +39,7 @@ func TestEffective(t *testing.T) {
 		`"tenants":[{"name":"default","match":{},"mode":"enforce","on":["open","exec"],`+
 		`"stages":[{"scanners":["builtin"],"decide":"all"}],"deadline":"5s",`+
 		`"onError":"deny","onTimeout":"deny","onUnscannable":"deny","onTooLarge":"deny",`+
-		`"maxSize":0,"kernelMarks":"layers","volumeMarks":"mount","exclude":{"mounts":[]}}],"exempt":[]}`)
+		`"maxSize":0,"kernelMarks":"layers","volumeMarks":"mount","scanAhead":"layers","onNewGeneration":"rescan","exclude":{"mounts":[]}}],"cache":{"memory":268435456,"disk":268435456},"exempt":[]}`)
 }
 
 // TestHash: equal for what means the same, different for everything else. Each
