@@ -110,7 +110,7 @@ func TestParseEveryKey(t *testing.T) {
 				ExcludeMounts: []string{},
 			},
 		},
-		Cache: tenant.Cache{Memory: 64 << 20},
+		Cache:   tenant.Cache{Memory: 64 << 20},
 		Records: tenant.Records{File: "/var/log/a.jsonl", MaxSize: 20e6, Keep: 9},
 		Exempt: []tenant.Match{
 			{Namespaces: []string{"assay-system"}},
