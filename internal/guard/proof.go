@@ -122,14 +122,15 @@ func (p *proof) complete(hint string) bool {
 	if !p.holds {
 		return false
 	}
-	if p.pristine() {
+	steady := p.lineage.steady()
+	switch {
+	case p.pristine() && !steady:
 		again, err := p.lineage.rootfs.Attribute(p.fd, p.id, hint)
 		return err == nil && again.Reason == layer.Pristine
-	}
-	// The identity comes last: a writer that came and went in between has changed it.
-	if !p.quiet() || !p.lineage.steady() {
+	case !p.pristine() && (!steady || !p.quiet()):
 		return false
 	}
+	// The identity comes last: a writer that came and went in between has changed it.
 	id, _, err := p.lineage.identify(p.fd)
 	return err == nil && id == p.id
 }

@@ -72,9 +72,11 @@ func (q *inquiry) own() {
 	}
 	r := q.policy.scan(q.ctx, &f, view.Evaluate)
 	q.pool.scans.Add(uint64(view.Scanned(r))) //nolint:gosec // a handful
+	// The opener need not wait for what is remembered. What it does with the file from
+	// here on, the proof notices.
+	q.conclude(q.policy.judge(r.Verdict), account{result: r})
 	q.share(view, &f, r)
 	ended = true
-	q.conclude(q.policy.judge(r.Verdict), account{result: r})
 }
 
 // share tells the memory and all who wait what came of a scan, as far as it holds
