@@ -23,7 +23,8 @@ func (oneDigest) Digests(_ context.Context, dirs []string) ([]string, error) {
 }
 
 // TestKernelUnpackedAgain: what was known of a layer is not known of another one in its
-// place, though it has the same path, digest, file names, sizes and times.
+// place, though it has the same path, digest, file names, sizes and times. It fails
+// without birth and change time in the identity.
 func TestKernelUnpackedAgain(t *testing.T) {
 	for name, remove := range map[string]string{
 		"the directory":             `rm -r "$0"; mkdir "$0"; printf malware >"$0/good"`,
@@ -59,7 +60,8 @@ func unpackAgain(t *testing.T, marks tenant.KernelMarks, remove string) {
 }
 
 // TestKernelPosesAsLayers: a container's own file is not taken for the layer's that it
-// was made of, nor the layer's for it.
+// was made of, nor the layer's for it. It fails without birth and change time in the
+// identity.
 func TestKernelPosesAsLayers(t *testing.T) {
 	for _, marks := range eachMarks() {
 		t.Run(string(marks), func(t *testing.T) {
@@ -124,7 +126,8 @@ func inode(t *testing.T, c *kerneltest.Container, script string) string {
 
 // TestKernelOverlayInContainer: what an overlay shows that the container mounted by
 // itself, on directories of its choice, is not known from its root filesystem, though
-// the handles of its files name the same files behind.
+// the handles of its files name the same files behind. It fails if files of the root
+// filesystem and others are looked up in one scope.
 func TestKernelOverlayInContainer(t *testing.T) {
 	r, fake := memoryRig(t, tenant.MarkAll)
 	own := t.TempDir()

@@ -82,8 +82,8 @@ func withoutOpen() []string {
 // waited along have the file scanned again, as has the next. A volume is changed by
 // somebody outside the container, whose opens nobody gates.
 //
-// It fails without birth and change time in the identity, and without the look for
-// writers around the scan.
+// It fails without birth and change time in the identity, without the look for writers
+// around the scan, on either inode, and without that for another identity after it.
 func TestKernelChangedMidScan(t *testing.T) {
 	for _, k := range states() {
 		if k.byKernel || k.marks == tenant.MarkLayers {

@@ -87,7 +87,7 @@ func TestKernelTenantOfTwoScanners(t *testing.T) {
 }
 
 // TestKernelReloadForgets: after a reload that gives a container other scanners, or
-// another tenant, the next open asks those.
+// another tenant, the next open asks those. It fails if marks are not flushed.
 func TestKernelReloadForgets(t *testing.T) {
 	for name, change := range map[string]func(cfg *tenant.Config, all map[string]scanner.Named, strong scanner.Scanner){
 		"another scanner for the tenant": func(cfg *tenant.Config, _ map[string]scanner.Named, _ scanner.Scanner) {
