@@ -11,7 +11,9 @@
 //	task.go       one opener that waits for a scan: worker and deadline race for it
 //	scan.go       the worker's part: ask the memory, join a scan, or scan
 //	proof.go      what must hold before and after a scan for it to be remembered
-//	marks.go      the kernel's ignore marks on clean files, under leases
+//	marks.go      which clean files the kernel is to let through: wishes and who grants them
+//	mark.go       one such file: its lease, its ignore mark, its writer
+//	marktable.go  all of them: the bounds, whose turn it is to go, what flushes them
 //	generations.go  what happens when a scanner knows more
 //	ahead.go      layers are scanned before their files are opened
 //	explain.go    what the next open of a file would be answered
