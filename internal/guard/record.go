@@ -1,13 +1,14 @@
 package guard
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
@@ -54,19 +55,23 @@ func exeOf(tid int) string {
 // tgid returns the process that a thread belongs to, or tid itself where it can
 // no longer be told.
 func tgid(tid int) int {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", tid)) //nolint:forbidigo // procfs
+	fd, err := unix.Open("/proc/"+strconv.Itoa(tid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return tid
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if value, found := strings.CutPrefix(lines.Text(), "Tgid:"); found {
-			if pid, err := strconv.Atoi(strings.TrimSpace(value)); err == nil {
-				return pid
-			}
-		}
+	defer unix.Close(fd)
+	var head [512]byte // Tgid is the fourth line, after a name of at most 64 bytes
+	n, err := unix.Read(fd, head[:])
+	if err != nil {
+		return tid
 	}
-	return tid
+	_, after, found := strings.Cut(string(head[:n]), "\nTgid:")
+	value, _, _ := strings.Cut(after, "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(value))
+	if !found || err != nil {
+		return tid
+	}
+	return pid
 }
 
 // named is how records name the container.

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"time"
 
 	"github.com/assay-project/assay/internal/verdict"
 	"github.com/assay-project/assay/scanner"
@@ -14,7 +15,7 @@ type inquiry struct {
 	*task
 	policy *policy // held for use
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	proof  proof
 	ticket *verdict.Ticket
 }
@@ -22,7 +23,12 @@ type inquiry struct {
 // inquire begins an inquiry about a task that is running.
 func inquire(k *task, p *policy) {
 	q := &inquiry{task: k, policy: p}
-	q.ctx, q.cancel = context.WithDeadline(k.c.ctx, k.began.Add(k.policy.Deadline))
+	// The task's timer ends the scan: a second one for each scan wakes threads for nothing.
+	q.ctx, q.cancel = context.WithCancelCause(k.c.ctx)
+	k.expire.Store(&q.cancel)
+	if time.Since(k.began) >= k.policy.Deadline { // it has come and gone
+		q.cancel(context.DeadlineExceeded)
+	}
 	l := k.c.lineage.Load()
 	if l == nil {
 		l = new(lineage) // nothing is remembered, and the record still names the file
@@ -45,7 +51,7 @@ func inquire(k *task, p *policy) {
 // end gives back what the inquiry holds, its task included.
 func (q *inquiry) end() {
 	q.proof.end()
-	q.cancel()
+	q.cancel(nil)
 	q.policy.unuse()
 	q.release()
 }

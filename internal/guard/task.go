@@ -33,7 +33,8 @@ type task struct {
 	phase     atomic.Int32
 	concluded atomic.Bool // recorded, for audit mode
 	deadline  *time.Timer
-	detach    func() bool // from the container's end
+	expire    atomic.Pointer[context.CancelCauseFunc] // ends the scan at the deadline
+	detach    func() bool                             // from the container's end
 
 	describeOnce sync.Once
 	subject      subject
@@ -92,6 +93,9 @@ func (k *task) arm() {
 	defer k.armed.Unlock()
 	k.deadline = time.AfterFunc(k.policy.Deadline, func() {
 		k.abandon(k.policy.timeout(), "no verdict within "+k.policy.Deadline.String())
+		if expire := k.expire.Load(); expire != nil {
+			(*expire)(context.DeadlineExceeded)
+		}
 	})
 	k.detach = context.AfterFunc(k.c.ctx, func() {
 		k.abandon(k.policy.stopping(), errStopping.Error())
