@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,9 +42,9 @@ func (c *ContainersStorage) LayersByDigest(root, digest string) ([]Directory, er
 
 // Image returns the directories below the storage root of an image's layers, topmost
 // first. The image is named as the storage has it, with registry and tag
-// ("docker.io/library/debian:12"), or by its id or the digest of its manifest. Copies
-// of its top layer for user namespaces are not among them. Errors wrap
-// [ErrUnknownImage] if there is none.
+// ("docker.io/library/debian:12"), or by its id, of which twelve digits will do, or by
+// the digest of its manifest. Copies of its top layer for user namespaces are not
+// among them. Errors wrap [ErrUnknownImage] if there is none.
 func (c *ContainersStorage) Image(root, name string) ([]Directory, error) {
 	at, layers, err := c.storage(root)
 	if err != nil {
@@ -164,9 +165,14 @@ type storedImage struct {
 	Top    string   `json:"layer"` // id of the topmost layer
 }
 
+// shortID is how many digits of an id podman shows, and the fewest that are taken for
+// the beginning of one.
+const shortID = 12
+
 // is reports whether the image is called name.
 func (i *storedImage) is(name string) bool {
-	return name != "" && (name == i.ID || name == i.Digest || slices.Contains(i.Names, name))
+	short := len(name) >= shortID && isHex(name) && strings.HasPrefix(i.ID, name)
+	return name != "" && (short || name == i.ID || name == i.Digest || slices.Contains(i.Names, name))
 }
 
 // parseImages returns the images of images.json. As with layers.json, anything that

@@ -160,3 +160,15 @@ func TestKernelDockerByDigest(t *testing.T) {
 		t.Errorf("%s, %v, want no such layer", pathsOf(dirs), err)
 	}
 }
+
+func TestImageIs(t *testing.T) {
+	image := storedImage{ID: id64("a"), Digest: sha("d"), Names: []string{"localhost/app:v1"}}
+	for name, want := range map[string]bool{
+		id64("a"): true, id64("a")[:12]: true, id64("a")[:20]: true, sha("d"): true, "localhost/app:v1": true,
+		id64("a")[:11]: false, id64("b")[:12]: false, "": false, "app:v1": false, "aaaaaaaaaaag": false,
+	} {
+		if got := image.is(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+}
