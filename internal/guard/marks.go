@@ -119,10 +119,7 @@ func (ms *marks) want(w wish, ev *fanotify.Event) {
 	if ms == nil || ms.max == 0 {
 		return
 	}
-	key := w.id.Bytes()
-	// The same file of a layer is wished for by each container on its own.
-	slot := &ms.asked[(binary.LittleEndian.Uint32(key[8:])^w.c.lineage.Load().salt)%uint32(len(ms.asked))]
-	tag := uint32(binary.LittleEndian.Uint16(key[12:]))<<16 | 1<<31
+	slot, tag := ms.slot(&w)
 	now := ms.now.Load() & 0x7fff
 	if was := slot.Load(); was&0xffff0000 == tag && now-was&0x7fff < pause {
 		return
@@ -135,10 +132,20 @@ func (ms *marks) want(w wish, ev *fanotify.Event) {
 	w.fd = ev.Detach(fanotify.Allow)
 	select {
 	case ms.queue <- w:
-	default:
+	default: // another reader was faster
 		ms.skipped[skipQueue].Add(1)
+		slot.Store(0)
 		_ = unix.Close(w.fd)
 	}
+}
+
+// slot returns the place that remembers when a file was last wished for, and what
+// tells the file there.
+func (ms *marks) slot(w *wish) (slot *atomic.Uint32, tag uint32) {
+	key := w.id.Bytes()
+	// The same file of a layer is wished for by each container on its own.
+	place := binary.LittleEndian.Uint32(key[8:]) ^ w.c.lineage.Load().salt
+	return &ms.asked[place%uint32(len(ms.asked))], uint32(binary.LittleEndian.Uint16(key[12:]))<<16 | 1<<31
 }
 
 // run grants wishes.
@@ -149,8 +156,14 @@ func (ms *marks) run() {
 	for {
 		select {
 		case w := <-ms.queue:
-			if why, ok := ms.grant(w); !ok {
-				ms.skipped[why].Add(1)
+			why, ok := ms.grant(w)
+			if ok {
+				continue
+			}
+			ms.skipped[why].Add(1)
+			if why == skipEpoch { // what was in the way is over
+				slot, _ := ms.slot(&w)
+				slot.Store(0)
 			}
 		case <-second.C:
 			ms.now.Add(1)
