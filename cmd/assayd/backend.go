@@ -31,13 +31,25 @@ func (a *agent) Announce(ctx context.Context, c announce.Container) (announce.Gu
 // Events returns the records.
 func (a *agent) Events() *audit.Log { return a.records }
 
-// A badRequest is a mistake of whoever called.
-type badRequest struct{ announce.Refusal }
+// A refusal is a request that cannot be granted, with the HTTP status that says why.
+type refusal struct {
+	announce.Refusal
+	status int
+}
 
-// HTTPStatus is 422.
-func (*badRequest) HTTPStatus() int { return http.StatusUnprocessableEntity }
+// HTTPStatus returns the status.
+func (r *refusal) HTTPStatus() int { return r.status }
 
-func (b *badRequest) Unwrap() error { return &b.Refusal }
+func (r *refusal) Unwrap() error { return &r.Refusal }
+
+func refused(status int, why error, remedy string) error {
+	return &refusal{announce.Refusal{Message: why.Error(), Remedy: remedy}, status}
+}
+
+// noTenant says that the caller named none.
+func noTenant(err error) error {
+	return refused(http.StatusUnprocessableEntity, err, "`assay status` lists the tenants")
+}
 
 // Check scans a descriptor as the tenant's policy would.
 func (a *agent) Check(ctx context.Context, fd int, tenantName, path string) (api.CheckResult, error) {
@@ -46,11 +58,11 @@ func (a *agent) Check(ctx context.Context, fd int, tenantName, path string) (api
 		return api.CheckResult{}, fmt.Errorf("the descriptor that was passed: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return api.CheckResult{}, &badRequest{announce.Refusal{Message: "only regular files can be checked", Remedy: "copy the content into a file"}}
+		return api.CheckResult{}, refused(http.StatusUnprocessableEntity, errors.New("only regular files can be checked"), "copy the content into a file")
 	}
 	v, err := a.guard.Check(ctx, fd, st.Size, tenantName, path)
 	if errors.Is(err, guard.ErrNoTenant) {
-		return api.CheckResult{}, &badRequest{announce.Refusal{Message: err.Error(), Remedy: "`assay status` lists the tenants"}}
+		return api.CheckResult{}, noTenant(err)
 	}
 	if err != nil {
 		return api.CheckResult{}, err

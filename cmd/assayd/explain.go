@@ -7,20 +7,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/api"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/guard"
 	"github.com/assay-project/assay/internal/layer"
 )
-
-// notFound is a refusal for what is not there.
-type notFound struct{ announce.Refusal }
-
-// HTTPStatus is 404.
-func (*notFound) HTTPStatus() int { return http.StatusNotFound }
-
-func (n *notFound) Unwrap() error { return &n.Refusal }
 
 // Explain tells what is known of a container's file.
 func (a *agent) Explain(ctx context.Context, word, path string) (api.Explanation, error) {
@@ -31,9 +22,9 @@ func (a *agent) Explain(ctx context.Context, word, path string) (api.Explanation
 	e, err := a.guard.Explain(ctx, c.ID, path)
 	switch {
 	case errors.Is(err, guard.ErrNoFile):
-		return api.Explanation{}, &notFound{announce.Refusal{Message: err.Error(), Remedy: "name the file as the container sees it"}}
+		return api.Explanation{}, refused(http.StatusNotFound, err, "name the file as the container sees it")
 	case err != nil:
-		return api.Explanation{}, &notFound{announce.Refusal{Message: err.Error(), Remedy: "`assay status` lists the containers that are guarded"}}
+		return api.Explanation{}, refused(http.StatusNotFound, err, "`assay status` lists the containers that are guarded")
 	}
 	out := api.Explanation{
 		Container: api.ExplainedContainer{

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/ahead"
-	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/api"
 	"github.com/assay-project/assay/internal/guard"
 	"github.com/assay-project/assay/internal/layer"
@@ -32,7 +32,7 @@ func (a *agent) Scan(ctx context.Context, req api.ScanRequest, emit func(api.Sca
 		err := a.guard.ScanLayer(ctx, req.Tenant, l, s)
 		switch {
 		case errors.Is(err, guard.ErrNoTenant):
-			return api.ScanTotals{}, &badRequest{announce.Refusal{Message: err.Error(), Remedy: "`assay status` lists the tenants"}}
+			return api.ScanTotals{}, noTenant(err)
 		case ctx.Err() != nil:
 			return s.totals, ctx.Err()
 		case s.err != nil:
@@ -68,10 +68,8 @@ func (a *agent) layersOf(req api.ScanRequest) ([]layer.Directory, error) {
 		layers, err = a.layerByDigest(req.Name)
 	}
 	if err != nil {
-		return nil, &notFound{announce.Refusal{
-			Message: err.Error(),
-			Remedy:  "name an image of podman's storage, or a layer's diff id or directory; `assay verdicts` lists the layers that are known",
-		}}
+		return nil, refused(http.StatusNotFound, err,
+			"name an image of podman's storage, or a layer's diff id or directory; `assay verdicts` lists the layers that are known")
 	}
 	return layers, nil
 }

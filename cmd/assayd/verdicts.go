@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -47,16 +48,18 @@ func (a *agent) Verdicts(context.Context) (api.Verdicts, error) {
 func verdictScanner(s verdict.ScannerStats, current scanner.Generation) api.VerdictScanner {
 	out := api.VerdictScanner{Name: s.Name, Config: s.Config, Malicious: s.Malicious, Hits: s.Hits, Misses: s.Misses}
 	if current != "" {
-		out.Generations = append(out.Generations, api.VerdictGeneration{
-			Generation: string(current), Verdicts: s.Verdicts[current], Current: true,
-		})
+		out.Generations = []api.VerdictGeneration{{Generation: string(current), Verdicts: s.Verdicts[current], Current: true}}
 	}
+	var old []api.VerdictGeneration
 	for gen, n := range s.Verdicts {
 		if gen != current {
-			out.Generations = append(out.Generations, api.VerdictGeneration{Generation: string(gen), Verdicts: n})
+			old = append(old, api.VerdictGeneration{Generation: string(gen), Verdicts: n})
 		}
 	}
-	sortedGenerations(out.Generations)
+	slices.SortFunc(old, func(a, b api.VerdictGeneration) int {
+		return cmp.Or(cmp.Compare(b.Verdicts, a.Verdicts), cmp.Compare(a.Generation, b.Generation))
+	})
+	out.Generations = append(out.Generations, old...)
 	return out
 }
 
@@ -117,33 +120,17 @@ func (a *agent) aheadStatus() api.AheadStatus {
 	if p == nil {
 		return api.AheadStatus{State: api.AheadOff}
 	}
-	files := func(results ...ahead.Result) (n int64) {
-		for _, r := range results {
-			n += int64(p.Files[r]) //nolint:gosec // files of this node
-		}
-		return n
+	var done int64
+	for _, n := range p.Files {
+		done += int64(n) //nolint:gosec // files of this node
 	}
-	done := files(ahead.Skipped, ahead.Known, ahead.Clean, ahead.Malicious, ahead.Unscannable, ahead.Failed)
 	s := api.AheadStatus{
 		State: string(p.State), Since: p.Since, LayersQueued: p.Queued, LayersDone: p.Done, Current: p.Layer,
 		FilesDone: done, FilesTotal: done + int64(p.LayerFiles-p.LayerFilesDone),
-		Bytes: int64(p.Bytes), Findings: int(files(ahead.Malicious)), //nolint:gosec // of this node
+		Bytes: int64(p.Bytes), Findings: int(p.Files[ahead.Malicious]), //nolint:gosec // of this node
 	}
 	if p.Layer != "" {
 		s.LayersQueued++
 	}
 	return s
-}
-
-// sortedGenerations keeps the order of old generations stable for people.
-func sortedGenerations(all []api.VerdictGeneration) {
-	slices.SortStableFunc(all, func(a, b api.VerdictGeneration) int {
-		switch {
-		case a.Current != b.Current && a.Current:
-			return -1
-		case a.Current != b.Current:
-			return 1
-		}
-		return b.Verdicts - a.Verdicts
-	})
 }

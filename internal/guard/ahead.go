@@ -27,6 +27,7 @@ type aheadKey struct {
 	scope      verdict.Scope
 	class      verdict.Class
 	generation string
+	again      bool // only what was in use: not all of the layer
 }
 
 // maxEntries bounds what is listed of one layer.
@@ -72,7 +73,7 @@ func (g *Guard) enqueue(c *container, p *policy, again bool) {
 		g.ahead.Add(ahead.Job{
 			Layer:  ahead.Layer{Name: l.labels[i], Dir: dir.Path},
 			Tenant: c.pool.Load().name, Again: again,
-			Key: aheadKey{l.layers[i], p.class, p.generations()},
+			Key: aheadKey{l.layers[i], p.class, p.generations(), again},
 		})
 	}
 }
@@ -80,10 +81,8 @@ func (g *Guard) enqueue(c *container, p *policy, again bool) {
 // generations names what the policy's scanners know now.
 func (p *policy) generations() string {
 	var text strings.Builder
-	for _, stage := range p.stages {
-		for _, s := range stage.Scanners {
-			fmt.Fprintf(&text, "%s=%q ", s.Name, s.Generation())
-		}
+	for s := range p.scanners() {
+		fmt.Fprintf(&text, "%s=%q ", s.Name, s.Generation())
 	}
 	return text.String()
 }
@@ -160,12 +159,6 @@ func (a aheadScans) Busy(j *ahead.Job) bool {
 	return t != nil && (len(t.queue) > 0 || t.workers.Load() > 0)
 }
 
-func (g *Guard) pool(name string) *pool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.pools[name]
-}
-
 // Scan implements [ahead.Scans].
 func (a aheadScans) Scan(ctx context.Context, j *ahead.Job, tree ahead.Tree, f *ahead.File) ahead.Result {
 	t, pool := tree.(*layerTree), a.pool(j.Tenant) //nolint:errcheck,forcetypeassert // from Open
@@ -218,19 +211,14 @@ func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.
 	case verdict.Left:
 		return ahead.Failed
 	}
-	done := false
-	defer func() {
-		if !done {
-			ticket.HandOver()
-		}
-	}()
+	defer ticket.HandOver() // unless it has ended by then
 	view := p.view()
 	defer p.views.Put(view)
 	view.Peek(t.scope, key)
 	if v, settled := view.Settle(f); settled {
-		ticket.Complete(scanner.Result{Verdict: v, Reports: view.Reports()})
-		done = true
-		return t.tell(f, scanner.Result{Verdict: v, Reports: view.Reports()}, ahead.Known)
+		r := scanner.Result{Verdict: v, Reports: view.Reports()}
+		ticket.Complete(r)
+		return t.tell(f, r, ahead.Known)
 	}
 	size, still := f.Size, t.isStill(f.FD)
 	r := p.scan(ctx, f, view.Evaluate)
@@ -238,7 +226,6 @@ func (t *layerTree) scan(ctx context.Context, pool *pool, p *policy, f *scanner.
 	if ctx.Err() != nil {
 		return ahead.Failed
 	}
-	done = true
 	if same, err := source.Unchanged(); err != nil || !same || f.Size != size || !still || !t.isStill(f.FD) {
 		ticket.Disperse() // an answer to whoever asked, and not to be kept
 	} else {

@@ -108,6 +108,24 @@ func TestKernelRescan(t *testing.T) {
 	}
 }
 
+// TestKernelAheadAfterRescan: a layer whose used files were scanned again is still
+// scanned as a whole when somebody wants that.
+func TestKernelAheadAfterRescan(t *testing.T) {
+	fake := newContains()
+	r := aheadRig(t, fake, func(p *tenant.Tenant) { p.ScanAhead = tenant.AheadOff })
+	c := sharing(t, 1, map[string]string{"used": "content", "unused": "something"})[0]
+	r.announced(t, c)
+	open(t, c.Path("used")).wantContent(t, "content")
+	fake.SetGeneration("2")
+	r.idle(t)
+	k := r.container(t, announcement(c).ID)
+	r.enqueue(k, k.pool.Load().policy.Load(), false)
+	eventually(t, "the rest is scanned", func() bool { return r.Ahead().Done == 2 })
+	if n := fake.Calls(); n != 3 {
+		t.Errorf("%d scans, want the used file twice and the unused one once", n)
+	}
+}
+
 // TestKernelWaitForOpens: with onNewGeneration: wait nothing is scanned until then.
 func TestKernelWaitForOpens(t *testing.T) {
 	fake := newContains()

@@ -109,11 +109,11 @@ func (c *container) explain(fd int) (Explanation, error) {
 	}
 	e.Mode, e.Size = st.Mode, st.Size
 	e.Mount = c.mountOf(fd)
-	scope, onRootfs := c.trace(&e, fd)
+	scope := c.trace(&e, fd)
 	if l := c.lineage.Load(); l != nil && p.plan != nil && !e.Identity.IsZero() {
 		e.Scanners = c.known(p, scope, e.Identity)
-		if !l.steady() && !onRootfs {
-			scope = verdict.Scope{}
+		if scope.Kind == verdict.Container && !l.steady() {
+			scope = verdict.Scope{} // an identity alone proves nothing
 		}
 	}
 	e.Since, e.Leased, e.Marked = c.guard.marks.find(c, e.Identity)
@@ -137,26 +137,26 @@ func (c *container) mountOf(fd int) Mount {
 }
 
 // trace finds out where the file comes from, and for whom verdicts on it hold.
-func (c *container) trace(e *Explanation, fd int) (scope verdict.Scope, onRootfs bool) {
+func (c *container) trace(e *Explanation, fd int) verdict.Scope {
 	l := c.lineage.Load()
 	if l == nil {
 		e.Identity, e.Why = layer.Identify(fd)
-		return scope, false
+		return verdict.Scope{}
 	}
+	var onRootfs bool
 	if e.Identity, onRootfs, e.Why = l.identify(fd); e.Why != nil {
-		return scope, false
+		return verdict.Scope{}
 	}
 	if !onRootfs {
 		e.Origin.Reason = layer.OtherMount
-		return l.elsewhere, false
+		return l.elsewhere
 	}
 	e.Origin, e.Why = l.rootfs.Attribute(fd, e.Identity, hintOf(fd))
 	if e.Origin.Reason != layer.Pristine {
-		return l.own, true
+		return l.own
 	}
 	e.Dir = l.rootfs.Dirs()[e.Origin.Depth].Path
-	scope, _ = scopeOfLayer(e.Origin.Layer)
-	return scope, true
+	return l.layers[e.Origin.Depth]
 }
 
 // known lists what the policy's scanners are known to have said.
@@ -235,10 +235,8 @@ func (e *Explanation) WhyUnmarked() string {
 // names returns the names of the policy's scanners.
 func (p *policy) names() []string {
 	var names []string
-	for _, stage := range p.stages {
-		for _, named := range stage.Scanners {
-			names = append(names, named.Name)
-		}
+	for s := range p.scanners() {
+		names = append(names, s.Name)
 	}
 	return names
 }

@@ -52,15 +52,12 @@ func (w *generations) look() {
 	now := make(map[scannerOf]scanner.Generation, len(w.known))
 	for _, t := range w.guard.tenants() {
 		changed, unseen := false, false
-		p := t.policy.Load()
-		for _, stage := range p.stages {
-			for _, s := range stage.Scanners {
-				of := scannerOf{t, s.Name}
-				now[of] = s.Generation()
-				before, known := w.known[of]
-				changed = changed || known && now[of] != before
-				unseen = unseen || !known
-			}
+		for s := range t.policy.Load().scanners() {
+			of := scannerOf{t, s.Name}
+			now[of] = s.Generation()
+			before, known := w.known[of]
+			changed = changed || known && now[of] != before
+			unseen = unseen || !known
 		}
 		if changed || unseen {
 			w.guard.marks.flush(t)

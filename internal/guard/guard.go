@@ -81,7 +81,7 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, idle: make(chan struct{}, 1),
 	}
 	if g.memory != nil {
-		g.marks = newMarks(g, g.memory)
+		g.marks = newMarks(g.memory)
 	}
 	g.Apply(cfg, scanners)
 	if g.memory != nil {
@@ -268,7 +268,6 @@ type TenantState struct {
 	Queued, InFlight int
 	Answers          audit.Counts
 	Scans            uint64 // made by scanners
-	Remembered       uint64 // events answered at once, from memory
 	Marks            int    // files that the kernel lets through now
 }
 
@@ -291,7 +290,7 @@ func (g *Guard) Tenants() []TenantState {
 		s := TenantState{
 			Name: t.name, Mode: t.policy.Load().Mode, Queued: len(t.queue),
 			InFlight: int(t.workers.Load()), Answers: t.counters.Snapshot(),
-			Scans: t.scans.Load(), Remembered: t.hits.Load(), Marks: g.marks.count(t),
+			Scans: t.scans.Load(), Marks: g.marks.count(t),
 		}
 		for _, c := range g.containers {
 			if c.pool.Load() == t {
@@ -330,18 +329,24 @@ type Verdict struct {
 	Took     time.Duration
 }
 
+// pool returns a tenant's pool by name, nil if there is none; "" means the tenant of
+// the empty namespace.
+func (g *Guard) pool(name string) *pool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if name == "" {
+		name = g.config.TenantFor("").Name
+	}
+	return g.pools[name]
+}
+
 // ErrNoTenant says that no tenant has the name that Check was given.
 var ErrNoTenant = errors.New("no such tenant")
 
 // Check scans the open file fd as the tenant's policy would, in the tenant's
 // queue; tenantName "" means the tenant of the empty namespace. It borrows fd.
 func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path string) (Verdict, error) {
-	g.mu.Lock()
-	if tenantName == "" {
-		tenantName = g.config.TenantFor("").Name
-	}
-	t := g.pools[tenantName]
-	g.mu.Unlock()
+	t := g.pool(tenantName)
 	if t == nil {
 		return Verdict{}, fmt.Errorf("%w: %q", ErrNoTenant, tenantName)
 	}

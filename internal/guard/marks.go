@@ -48,7 +48,6 @@ type wish struct {
 //
 // Lock order: marks.mu, then the lease's lock.
 type marks struct {
-	guard  *Guard
 	leases *lease.Holder
 	max    int
 	queue  chan wish
@@ -90,9 +89,9 @@ func (s skip) String() string {
 	return "invalid"
 }
 
-func newMarks(g *Guard, m *Memory) *marks {
+func newMarks(m *Memory) *marks {
 	ms := &marks{
-		guard: g, leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, wishes), stop: make(chan struct{}),
+		leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, wishes), stop: make(chan struct{}),
 		all: make(map[*container]map[layer.Identity]*mark), age: list.New(), of: make(map[*pool]int),
 	}
 	ms.done.Go(ms.run)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/assay-project/assay/internal/kerneltest"
 	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/internal/verdict"
+	"github.com/assay-project/assay/scanner"
 )
 
 // marksRig is a guard whose tenants may have that many marks in all.
@@ -188,7 +190,6 @@ func TestKernelSuspectClock(t *testing.T) {
 	c := sharing(t, 1, samples())[0]
 	r.announced(t, c)
 	open(t, c.Path("good")).wantContent(t, "content")
-	k := r.container(t, announcement(c).ID)
 	now := unix.NsecToTimeval(time.Now().UnixNano())
 	if err := unix.Settimeofday(&now); err != nil {
 		t.Fatal(err)
@@ -199,9 +200,16 @@ func TestKernelSuspectClock(t *testing.T) {
 	if n := fake.Calls(); n != 1 {
 		t.Errorf("%d scans: the layer's file is proven anew, and known", n)
 	}
-	if n := k.pool.Load().hits.Load(); n != 0 {
-		t.Errorf("%d answers from an identity alone", n)
+	// What an identity alone answers is not recorded; what a worker answers is.
+	if rec := r.next(t); rec.Source != sourceScan {
+		t.Errorf("the first record is %+v", rec)
 	}
+	for range 3 {
+		if rec := r.next(t); rec.Source != sourceCache || !rec.File.Pristine {
+			t.Errorf("answered from an identity alone? The record is %+v", rec)
+		}
+	}
+	r.noRecord(t)
 	if out, err := c.Shell(t, "printf mine >own"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -212,6 +220,32 @@ func TestKernelSuspectClock(t *testing.T) {
 	}
 	if n := fake.Calls() - scans; n != 3 {
 		t.Errorf("%d scans of three opens: the container's own file is known by nothing but its identity", n)
+	}
+	// A verdict from before does not count, and explain says so.
+	k := r.container(t, announcement(c).ID)
+	k.lineage.Load().keepOwn(t, c.Path("own"), k.pool.Load().policy.Load())
+	e, err := r.Explain(t.Context(), announcement(c).ID, "/own")
+	if err != nil || !e.Open.Scan || e.Scanners[0].Known == nil {
+		t.Errorf("what the next open would get: %+v, %v", e, err)
+	}
+}
+
+// keepOwn has a clean verdict kept for a file of the container's own.
+func (l *lineage) keepOwn(t *testing.T, path string, p *policy) {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	id, _, err := l.identify(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := p.plan.Scanner(p.names()[0])
+	kept := []verdict.Kept{{Scanner: of, Current: "1", Verdict: scanner.CleanVerdict("1")}}
+	if n := l.memory.Cache.Keep(l.own, verdict.FileKey(id.Bytes()), 4, kept); n != 1 {
+		t.Fatalf("%d verdicts kept", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,19 @@ type policy struct {
 	// reload can wait until the scanners it replaces are idle.
 	inUse   sync.RWMutex
 	retired bool // guarded by inUse
+}
+
+// scanners are those of all stages, in order.
+func (p *policy) scanners() iter.Seq[scanner.Named] {
+	return func(yield func(scanner.Named) bool) {
+		for _, stage := range p.stages {
+			for _, s := range stage.Scanners {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // An outcome is what a policy makes of an event.

@@ -16,7 +16,6 @@ type pool struct {
 	policy   atomic.Pointer[policy]
 	counters audit.Counters
 	scans    atomic.Uint64 // made by scanners, not answered from memory
-	hits     atomic.Uint64 // events answered from memory on the reader thread
 	epoch    atomic.Uint64 // changes when what the kernel remembers is to be forgotten
 
 	queue      chan func()

@@ -56,7 +56,7 @@ func (l *lineage) prove(fd int, hint string, leased bool) proof {
 		p.scope = l.own
 		p.origin, err = l.rootfs.Attribute(fd, p.id, hint)
 		if p.pristine() {
-			p.scope, _ = scopeOfLayer(p.origin.Layer)
+			p.scope = l.layers[p.origin.Depth]
 			p.holds = l.rootfs.IsLocal(p.origin.Depth)
 			return p
 		}
@@ -81,19 +81,12 @@ func isSettled(fd int) bool {
 
 // reaches finds the inode that knows of all writers, and asks its filesystem.
 func (p *proof) reaches(hint string) bool {
-	fs := p.lineage.upperFS()
 	if !p.onRootfs {
 		var st unix.Statfs_t
-		if err := unix.Fstatfs(p.fd, &st); err != nil {
-			return false
-		}
-		fs = int64(st.Type)
+		return unix.Fstatfs(p.fd, &st) == nil && slices.Contains(notifying, st.Type)
 	}
-	if !slices.Contains(notifying, fs) {
+	if !slices.Contains(notifying, p.lineage.rootfs.UpperFS()) {
 		return false
-	}
-	if !p.onRootfs {
-		return true
 	}
 	upper, why, err := p.lineage.rootfs.OpenUpper(p.fd, p.id, hint)
 	if err != nil || why != layer.InUpper {
@@ -144,14 +137,6 @@ func (p *proof) end() {
 }
 
 func (p *proof) key() verdict.FileKey { return verdict.FileKey(p.id.Bytes()) }
-
-// upperFS is the type of the filesystem of the container's upper directory.
-func (l *lineage) upperFS() int64 {
-	if l.rootfs == nil {
-		return 0
-	}
-	return l.rootfs.UpperFS()
-}
 
 // hintOf says where the file behind fd is, for whoever looks for it.
 func hintOf(fd int) string {

@@ -36,11 +36,7 @@ type subject struct {
 
 // subjectOf describes the opener tid and the file behind fd.
 func subjectOf(fd, tid int) subject {
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		name = ""
-	}
-	return subject{path: name, pid: tgid(tid), exe: exeOf(tid)}
+	return subject{path: hintOf(fd), pid: tgid(tid), exe: exeOf(tid)}
 }
 
 // exeOf returns the executable of a thread, or "".

@@ -59,12 +59,7 @@ func (q *inquiry) end() {
 // own scans for all who wait for the same file.
 func (q *inquiry) own() {
 	defer q.end()
-	ended := false
-	defer func() {
-		if !ended { // a panic: all others must not wait
-			q.ticket.HandOver()
-		}
-	}()
+	defer q.ticket.HandOver() // after a panic, so that nobody waits for ever; else it has ended
 	view := q.policy.view()
 	defer q.policy.views.Put(view)
 	view.Look(q.lane, q.proof.scope, q.proof.key())
@@ -72,7 +67,6 @@ func (q *inquiry) own() {
 	if v, settled := view.Settle(&f); settled && view.Known() && !q.policy.tooBig(f.Size) {
 		r := scanner.Result{Verdict: v, Reports: view.Reports()}
 		q.ticket.Complete(r)
-		ended = true
 		q.conclude(q.policy.judge(v), account{result: r, source: sourceCache})
 		return
 	}
@@ -82,7 +76,6 @@ func (q *inquiry) own() {
 	// here on, the proof notices.
 	q.conclude(q.policy.judge(r.Verdict), account{result: r})
 	q.share(view, &f, r)
-	ended = true
 }
 
 // share tells the memory and all who wait what came of a scan, as far as it holds

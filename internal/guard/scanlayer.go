@@ -7,7 +7,6 @@ import (
 
 	"github.com/assay-project/assay/internal/ahead"
 	"github.com/assay-project/assay/internal/layer"
-	"github.com/assay-project/assay/internal/verdict"
 )
 
 // A LayerWatcher follows the scan of a layer that somebody has asked for. Its
@@ -21,12 +20,7 @@ type LayerWatcher interface {
 // ScanLayer scans the files of an unpacked layer for a tenant, "" for the tenant of
 // the empty namespace, and keeps the verdicts for whoever rests on the layer.
 func (g *Guard) ScanLayer(ctx context.Context, tenantName string, l layer.Directory, w LayerWatcher) error {
-	g.mu.Lock()
-	if tenantName == "" {
-		tenantName = g.config.TenantFor("").Name
-	}
-	t := g.pools[tenantName]
-	g.mu.Unlock()
+	t := g.pool(tenantName)
 	switch {
 	case t == nil:
 		return fmt.Errorf("%w: %q", ErrNoTenant, tenantName)
@@ -35,7 +29,7 @@ func (g *Guard) ScanLayer(ctx context.Context, tenantName string, l layer.Direct
 	}
 	scope, label := scopeOfLayer(l.Layer)
 	j := ahead.Job{
-		Layer: ahead.Layer{Name: label, Dir: l.Path}, Tenant: tenantName, Key: aheadKey{scope: scope},
+		Layer: ahead.Layer{Name: label, Dir: l.Path}, Tenant: t.name, Key: aheadKey{scope: scope},
 	}
 	return ahead.Run(ctx, watched{aheadScans{g}, w}, &j, w)
 }
@@ -70,9 +64,6 @@ func (g *Guard) PauseAhead(paused bool) {
 		g.ahead.Pause(paused)
 	}
 }
-
-// Remembered is the cache.
-func (g *Guard) Remembered() *verdict.Cache { return g.memory.Cache }
 
 // Marks describes the kernel's marks on clean files.
 func (g *Guard) Marks() MarkStats { return g.marks.stats() }

@@ -180,8 +180,17 @@ func (c *Cache) Forget(id Scope, key FileKey) bool {
 // Has reports whether anything is kept about a file in a scope. It counts as no
 // lookup, and neither locks nor allocates.
 func (c *Cache) Has(id *Scope, key *FileKey) bool {
+	_, e := c.locate(id, key)
+	return e != nil
+}
+
+// locate returns a scope and a file's entry in it, nil for what is not there.
+func (c *Cache) locate(id *Scope, key *FileKey) (*scope, *entry) {
 	s := c.scopes.find(c.hashScope(id), id)
-	return s != nil && s.find(c.hashKey(key), key) != nil
+	if s == nil {
+		return nil, nil
+	}
+	return s, s.find(c.hashKey(key), key)
 }
 
 // A Want names a scanner whose verdict is needed, and the only generation of it
@@ -198,10 +207,8 @@ type Want struct {
 // as wanted. It neither locks nor allocates.
 func (c *Cache) Lookup(at Lane, id Scope, key FileKey, wanted []Want, got []scanner.Verdict) (known uint64) {
 	wanted = wanted[:min(len(wanted), MaxWanted)]
-	s := c.scopes.find(c.hashScope(&id), &id)
-	var e *entry
+	s, e := c.locate(&id, &key)
 	if s != nil {
-		e = s.find(c.hashKey(&key), &key)
 		s.touch(c.epoch.Load())
 	}
 	if e != nil {

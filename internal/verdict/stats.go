@@ -135,11 +135,7 @@ type Known struct {
 // Explain returns everything that is kept about a file, of whatever generation.
 // It counts as no lookup.
 func (c *Cache) Explain(id Scope, key FileKey) []Known {
-	s := c.scopes.find(c.hashScope(&id), &id)
-	if s == nil {
-		return nil
-	}
-	e := s.find(c.hashKey(&key), &key)
+	_, e := c.locate(&id, &key)
 	if e == nil {
 		return nil
 	}

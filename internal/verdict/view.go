@@ -79,11 +79,7 @@ func (v *View) Look(at Lane, id Scope, key FileKey) {
 // Peek is Look for whoever only wants to know: it counts as no lookup and as no use.
 func (v *View) Peek(id Scope, key FileKey) {
 	v.known = 0
-	s := v.plan.cache.scopes.find(v.plan.cache.hashScope(&id), &id)
-	if s == nil {
-		return
-	}
-	e := s.find(v.plan.cache.hashKey(&key), &key)
+	_, e := v.plan.cache.locate(&id, &key)
 	for i := 0; e != nil && i < min(len(v.wanted), MaxWanted); i++ {
 		v.wanted[i].Generation = v.standIn[i].Generation()
 		if lookupVote(e, &v.wanted[i], &v.got[i]) {
