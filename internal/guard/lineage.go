@@ -24,6 +24,9 @@ type lineage struct {
 	id             string
 	salt           uint32 // of the container, for tables that all share
 	clock          uint64 // sets of the clock when the container was announced
+	// users are the container and the scans of its files: what the last file of a
+	// container was scanned for is kept although the container has ended.
+	users atomic.Int64
 
 	// seen remembers which files have been found and where: so the next look needs
 	// one question instead of one a layer, and a file that is seen again is known.
@@ -68,8 +71,10 @@ func scopeOfLayer(l layer.Layer) (scope verdict.Scope, label string) {
 	return verdict.LayerScope(l.Digest, l.Dir.String()), label
 }
 
-// acquire says that the container uses its scopes; release takes that back.
+// acquire says that the container uses its scopes; release takes that back, with the
+// last user.
 func (l *lineage) acquire() {
+	l.users.Store(1)
 	for i, scope := range l.layers {
 		l.memory.Cache.Acquire(scope, l.labels[i])
 	}
@@ -77,7 +82,23 @@ func (l *lineage) acquire() {
 	l.memory.Cache.Acquire(l.elsewhere, "container "+l.id+", mounts")
 }
 
+// hold adds a user, or reports that the last one has gone.
+func (l *lineage) hold() bool {
+	for {
+		n := l.users.Load()
+		if n == 0 {
+			return false
+		}
+		if l.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
 func (l *lineage) release() {
+	if l.users.Add(-1) != 0 {
+		return
+	}
 	for _, scope := range l.layers {
 		l.memory.Cache.Release(scope)
 	}

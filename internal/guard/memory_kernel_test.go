@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/kerneltest"
@@ -119,6 +120,32 @@ func TestKernelScannedOncePerLayer(t *testing.T) {
 	r.noRecord(t)
 	if state := r.Tenants()[0]; state.Scans != 2 || state.Answers.Reasons[audit.ReasonClean.String()] != 9 {
 		t.Errorf("the tenant's counters are %+v", state)
+	}
+}
+
+// TestKernelKeptAtTheEnd: what was scanned for a container that ended under the scan
+// is known to the next one.
+func TestKernelKeptAtTheEnd(t *testing.T) {
+	var r *rig
+	contains := scannertest.Contains(needle, "Test.Malware")
+	fake := scannertest.NewFake("1", func(ctx context.Context, f *scanner.File, gen scanner.Generation) scanner.Verdict {
+		for _, c := range r.guarded() {
+			if c.info.Name == "ends" {
+				r.release(c, "the test says so")
+			}
+		}
+		return contains(context.WithoutCancel(ctx), f, gen)
+	})
+	with := withMemory(t)
+	r = newRig(t, fake, config(func(p *tenant.Tenant) { p.ScanAhead, p.OnExec = tenant.AheadOff, false }), with)
+	all := sharing(t, 2, samples())
+	r.announced(t, all[0], func(a *announce.Container) { a.Name = "ends" })
+	open(t, all[0].Path("good")).result(t) // by the verdict or, if that is quicker, by the end of the container
+	eventually(t, "the scan ends", func() bool { return r.held.Load() == 0 })
+	r.announced(t, all[1])
+	open(t, all[1].Path("good")).wantContent(t, "content")
+	if n := fake.Calls(); n != 1 {
+		t.Errorf("%d scans of one file of a layer", n)
 	}
 }
 

@@ -17,6 +17,7 @@ type inquiry struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	proof  proof
+	holds  *lineage // kept in use for what is to be remembered; nil if nothing is
 	ticket *verdict.Ticket
 }
 
@@ -35,10 +36,11 @@ func inquire(k *task, p *policy) {
 	}
 	q.proof = l.begin(k.file.FD, k.subject.path)
 	q.note()
-	if !q.proof.holds || p.plan == nil {
+	if !q.proof.holds || p.plan == nil || !l.hold() {
 		q.alone()
 		return
 	}
+	q.holds = l
 	q.ticket = l.memory.Cache.Join(q.proof.scope, q.proof.key(), p.class)
 	if q.ticket.Owner() {
 		q.own()
@@ -51,6 +53,9 @@ func inquire(k *task, p *policy) {
 // end gives back what the inquiry holds, its task included.
 func (q *inquiry) end() {
 	q.proof.end()
+	if q.holds != nil {
+		q.holds.release()
+	}
 	q.cancel(nil)
 	q.policy.unuse()
 	q.release()
