@@ -3,6 +3,7 @@ package guard
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"math/rand/v2"
 	"sync/atomic"
 
 	"github.com/assay-project/assay/internal/layer"
@@ -30,7 +31,7 @@ type lineage struct {
 
 	// seen remembers which files have been found and where: so the next look needs
 	// one question instead of one a layer, and a file that is seen again is known.
-	// It forgets those that it met first, in places that are taken.
+	// In places that are taken it forgets, which one is left to chance.
 	seen [seenPlaces][seenWays]atomic.Uint32
 }
 
@@ -156,10 +157,9 @@ func (l *lineage) find(id layer.Identity, onRootfs bool) (f finding, found bool)
 		f, found = l.at(&key, depth, onRootfs)
 	}
 	if found {
-		for i := len(place) - 1; i > 0; i-- {
-			place[i].Store(place[i-1].Load())
-		}
-		place[0].Store(tag | depth)
+		// Any of them: if the oldest went, five files read in turn would displace each
+		// other for ever.
+		place[rand.IntN(len(place))].Store(tag | depth)
 	}
 	return f, found
 }
