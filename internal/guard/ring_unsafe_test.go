@@ -34,8 +34,11 @@ func ringWrite(fd int, content []byte) {
 	entry.addr, entry.length = uint64(uintptr(unsafe.Pointer(&content[0]))), uint32(len(content))
 	*at(word(sqOffsets + 24)) = 0              // the array's first: the first entry
 	atomic.AddUint32(at(word(sqOffsets+4)), 1) // the tail
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, 1, 1, getEvents, 0, 0); errno != 0 {
-		panic(fmt.Errorf("io_uring_enter: %w", errno))
+	// A signal, such as Go's own, ends the wait before the completion is there.
+	for submit := uintptr(1); atomic.LoadUint32(at(word(cqOffsets+4))) == 0; submit = 0 {
+		if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, submit, 1, getEvents, 0, 0); errno != 0 && errno != unix.EINTR {
+			panic(fmt.Errorf("io_uring_enter: %w", errno))
+		}
 	}
 	result := *(*int32)(unsafe.Pointer(&rings[word(cqOffsets+20)+8])) // of the first completion
 	if result < 0 {
