@@ -129,13 +129,6 @@ func (a *agent) attend(ctx context.Context, served <-chan error) error {
 	}
 }
 
-// notify tells systemd, if it listens.
-func (a *agent) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		a.log.Warn("systemd could not be notified", "state", state, "error", err)
-	}
-}
-
 // unguard answers whoever waits and gives the containers up.
 func (a *agent) unguard(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)

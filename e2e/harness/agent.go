@@ -141,9 +141,20 @@ func (a *Agent) awaitReady(conn *net.UnixConn) error {
 		}
 		for line := range strings.Lines(string(buf[:n])) {
 			if strings.TrimSpace(line) == "READY=1" {
+				go drain(conn)
 				return nil
 			}
 		}
+	}
+}
+
+// drain reads what an agent goes on to say, as systemd does, until conn is closed.
+func drain(conn *net.UnixConn) {
+	for buf := make([]byte, 4096); ; {
+		if _, err := conn.Read(buf); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		_ = conn.SetReadDeadline(time.Time{}) // the one for becoming ready may still run out
 	}
 }
 
