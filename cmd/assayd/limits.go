@@ -18,8 +18,9 @@ const (
 )
 
 // limits share the agent's descriptors out. Half are for events that are held, a
-// quarter for files that the kernel lets through under a lease; the rest is for
-// events being read, scanners, and everything else.
+// quarter for files that the kernel lets through under a lease, an eighth at most for
+// those that wait for that; the rest is for events being read, scanners, and
+// everything else.
 type limits struct {
 	held  int64 // events at once
 	marks int   // marked files at once
