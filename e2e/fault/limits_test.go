@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -215,7 +214,7 @@ func TestManyMarkedFiles(t *testing.T) {
 	if s := agent.Status(t); s.Marks.Now > descriptors/4 {
 		t.Errorf("%d files are marked, with %d descriptors", s.Marks.Now, descriptors)
 	}
-	if n := leases(t, agent.PID()); n > descriptors/4 {
+	if n := leases(t, agent); n > descriptors/4 {
 		t.Errorf("the kernel knows of %d leases, with %d descriptors", n, descriptors)
 	}
 	// A marked file is gated as ever once it is written to.
@@ -228,28 +227,11 @@ func TestManyMarkedFiles(t *testing.T) {
 	c.Remove(t)
 	agent.AwaitIdle(t)
 	harness.Eventually(t, "leases go with the container", func() error {
-		if n := leases(t, agent.PID()); n > 0 {
+		if n := leases(t, agent); n > 0 {
 			return fmt.Errorf("%d are left", n)
 		}
 		return nil
 	})
-}
-
-// leases returns how many leases the kernel has on record for a process.
-func leases(t *testing.T, pid int) int {
-	t.Helper()
-	text, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && fields[1] == "LEASE" && slices.Contains(fields[3:6], strconv.Itoa(pid)) {
-			n++
-		}
-	}
-	return n
 }
 
 // TestNoLeases: where the kernel grants no leases nothing is marked, and everything is
