@@ -31,10 +31,7 @@ func remembered(t *testing.T, e harness.Engine) *harness.Agent {
 
 // TestRestart: what was judged before the agent's end, good or bad, is known after it.
 func TestRestart(t *testing.T) {
-	for _, end := range []struct {
-		name string
-		how  func(*harness.Agent, testing.TB)
-	}{{"stopped", (*harness.Agent).Stop}, {"killed", (*harness.Agent).Kill}} {
+	for _, end := range ends() {
 		for _, e := range []harness.Engine{suite.Podman("runc"), suite.Runc()} {
 			t.Run(end.name+"/"+e.Name(), func(t *testing.T) {
 				agent := remembered(t, e)

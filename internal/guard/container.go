@@ -20,6 +20,7 @@ import (
 type container struct {
 	guard  *Guard
 	info   announce.Container
+	key    string // names it for the keeper, unlike any other container with its id
 	since  time.Time
 	proc   *process
 	mntns  unix.Stat_t // its mount namespace
@@ -33,6 +34,7 @@ type container struct {
 	pool     atomic.Pointer[pool]    // a reload may move it to another tenant
 	lineage  atomic.Pointer[lineage] // set before its first mark; nil without a memory
 	counters audit.Counters
+	clockSet bool // while an earlier agent guarded it, or none did
 	pairs    execPairs
 	writable atomic.Bool // a file was met on a mount that can be written
 

@@ -27,7 +27,7 @@ type pool struct {
 func newPool(g *Guard, name string, p *policy) *pool {
 	t := &pool{
 		name: name, queue: make(chan func(), g.opts.Queue), maxWorkers: int64(g.opts.Workers),
-		shared: sharedGroup{guard: g},
+		shared: sharedGroup{guard: g, tenant: name},
 	}
 	t.policy.Store(p)
 	return t
