@@ -40,7 +40,7 @@ func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
-		Socket: filepath.Join(dir, "agent.sock"), suite: s, dir: dir,
+		Socket: filepath.Join(s.memory(tb), "agent.sock"), suite: s, dir: dir,
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
