@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -127,7 +126,7 @@ func TestComeAndGo(t *testing.T) {
 }
 
 // A reader is a process in a container that reads one file for ever, and tells of it
-// in a file on a volume: it runs from memory, whoever answers its opens.
+// in another, which it opens only once: whoever answers its opens does not stop it.
 type reader struct{ file string }
 
 // startReader starts a container with such a process. It ends with the test.
@@ -141,21 +140,28 @@ func startReader(t *testing.T, agent *harness.Agent, path string) (harness.Conta
 	return c, &reader{file: filepath.Join(dir, "said")}
 }
 
-// await waits until the process says that a read that begins from now on gave want.
+// await waits until a read that began after the call gave want.
 func (r *reader) await(t *testing.T, want string) {
 	t.Helper()
-	// Whoever removes it makes the process say again what its next whole read gave.
-	if err := os.Remove(r.file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
+	before, _ := r.last()
 	harness.Eventually(t, "a read gives "+want, func() error {
-		said, err := os.ReadFile(r.file)
-		if err == nil && strings.TrimSpace(string(said)) != want {
-			err = fmt.Errorf("it gave %q", said)
-			_ = os.Remove(r.file)
+		n, gave := r.last()
+		if n <= before+1 || gave != want {
+			return fmt.Errorf("read %d gave %q; %d had been made before", n, gave, before)
 		}
-		return err
+		return nil
 	})
+}
+
+// last returns how many reads there were, and what the last one gave.
+func (r *reader) last() (n int, gave string) {
+	said, err := os.ReadFile(r.file)
+	if err != nil {
+		return 0, ""
+	}
+	number, gave, _ := strings.Cut(strings.TrimSpace(string(said)), " ")
+	n, _ = strconv.Atoi(number) // 0 if there is nothing yet
+	return n, gave
 }
 
 // wantGuarded checks that a container is guarded: good files are read, bad ones not.
@@ -164,9 +170,12 @@ func wantGuarded(t *testing.T, agent *harness.Agent, c harness.Container) {
 	wantRead(t, c.Exec(t, "guest", "read", harness.CleanFile, harness.BadFile),
 		harness.CleanFile+": 13 bytes", harness.BadFile+": EPERM")
 	s := agent.Status(t)
-	if !slices.ContainsFunc(s.Containers, func(one harness.ContainerStatus) bool { return one.ID == c.ID() }) {
-		t.Errorf("the agent does not list container %s", c.ID())
+	for _, one := range s.Containers {
+		if one.ID == c.ID() {
+			return
+		}
 	}
+	t.Errorf("the agent does not list container %s", c.ID())
 }
 
 // wantReason checks that the default tenant's counters have the reason.

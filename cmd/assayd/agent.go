@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -75,6 +76,7 @@ func serve(ctx context.Context, o options) (err error) {
 	defer a.closeScanners()
 	a.records, err = audit.NewLog(audit.Options{ //nolint:contextcheck // its life ends with Close
 		File: o.config.Records.File, MaxSize: o.config.Records.MaxSize, KeepFiles: o.config.Records.Keep, Logger: o.log,
+		Tally: filepath.Join(filepath.Dir(o.config.Socket), "records.tally"),
 	})
 	if err != nil {
 		return fmt.Errorf("records: %w", err)

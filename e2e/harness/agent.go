@@ -40,7 +40,7 @@ func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
-		Socket: filepath.Join(dir, "agent.sock"), suite: s, dir: dir,
+		Socket: filepath.Join(s.memory(tb), "agent.sock"), suite: s, dir: dir,
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
@@ -187,6 +187,18 @@ func (a *Agent) Kill(tb testing.TB) {
 	a.ended.Store(true)
 	a.Signal(tb, syscall.SIGKILL)
 	if err := a.wait(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Stuck stops the agent with SIGSTOP. Its keeper has to end it within the shortest
+// grace time of its tenants.
+func (a *Agent) Stuck(tb testing.TB) {
+	tb.Helper()
+	a.ended.Store(true)
+	a.Signal(tb, syscall.SIGSTOP)
+	if err := a.wait(); err != nil {
+		a.Signal(tb, syscall.SIGKILL)
 		tb.Fatal(err)
 	}
 }

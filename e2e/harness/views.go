@@ -51,6 +51,11 @@ type Status struct {
 		Error      string `json:"error"`
 		Generation string `json:"generation"`
 	} `json:"scanners"`
+	Records struct {
+		Written     uint64 `json:"written"`
+		Pending     uint64 `json:"pending"`
+		LostAtCrash uint64 `json:"lostAtCrash"`
+	} `json:"records"`
 	Store Store `json:"store"`
 	Marks struct {
 		Now     int               `json:"now"`

@@ -148,4 +148,5 @@ type RecordsStatus struct {
 	File        string `json:"file,omitempty"`
 	Subscribers int    `json:"subscribers"`
 	LostToSubs  uint64 `json:"lostToSubscribers"`
+	LostAtCrash uint64 `json:"lostAtCrash"` // had not reached the file when earlier agents ended
 }
