@@ -59,12 +59,12 @@ func TestKeeperDies(t *testing.T) {
 			agent := suite.StartAgent(t, suite.Hashes(t))
 			c, loop := startReader(t, agent, harness.CleanFile)
 			loop.await(t, "13 bytes")
-			first := keeperOf(t, agent)
+			first := agent.Keeper(t)
 			if err := syscall.Kill(first, end.signal); err != nil {
 				t.Fatal(err)
 			}
 			harness.Eventually(t, "another keeper", func() error {
-				if pids := keepers(agent); len(pids) != 1 || pids[0] == first {
+				if pids := agent.Keepers(); len(pids) != 1 || pids[0] == first {
 					return fmt.Errorf("keepers are %v, the first was %d", pids, first)
 				}
 				return nil
@@ -93,7 +93,7 @@ func TestBothDie(t *testing.T) {
 	agent := suite.StartAgent(t, suite.Hashes(t))
 	c, loop := startReader(t, agent, harness.BadFile)
 	loop.await(t, "EPERM")
-	if err := syscall.Kill(keeperOf(t, agent), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(agent.Keeper(t), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	agent.Kill(t)
@@ -184,30 +184,4 @@ func wantReason(t *testing.T, agent *harness.Agent, reason string) {
 	if n := agent.Status(t).Reason("default", reason); n == 0 {
 		t.Errorf("nothing is counted as %s", reason)
 	}
-}
-
-// keepers lists the keepers of an agent.
-func keepers(agent *harness.Agent) []int {
-	socket := filepath.Join(filepath.Dir(agent.Socket), "keeper.sock")
-	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
-	var pids []int
-	for _, dir := range dirs {
-		// A process that is gone by now or a zombie reads as empty.
-		args, _ := os.ReadFile(dir + "/cmdline")
-		if f := strings.Split(string(args), "\x00"); len(f) > 2 && filepath.Base(f[0]) == "assay-keeper" && f[2] == socket {
-			pid, _ := strconv.Atoi(filepath.Base(dir)) // the glob says so
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// keeperOf returns the agent's keeper.
-func keeperOf(t *testing.T, agent *harness.Agent) int {
-	t.Helper()
-	pids := keepers(agent)
-	if len(pids) != 1 {
-		t.Fatalf("keepers of the agent are %v, want one", pids)
-	}
-	return pids[0]
 }

@@ -143,6 +143,7 @@ func (a *Agent) finish(tb testing.TB) {
 	if !a.ended.Load() {
 		a.Stop(tb)
 	}
+	a.endKeepers(tb)
 	if tb.Failed() {
 		text, err := os.ReadFile(a.log)
 		tb.Logf("log of the agent (%v):\n%s", err, text)
