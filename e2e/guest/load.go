@@ -61,16 +61,30 @@ func load(args []string) error {
 	}
 	var all sync.WaitGroup
 	for i := range p.processes {
-		cmd := exec.Command("/bin/guest", append([]string{"load", "-worker", strconv.Itoa(i)}, args...)...)
-		cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
+		var cmd *exec.Cmd
+		err := insist(func() error {
+			cmd = exec.Command("/bin/guest", append([]string{"load", "-worker", strconv.Itoa(i)}, args...)...)
+			cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+			cmd.Stderr = os.Stderr
+			return cmd.Start()
+		})
+		if err != nil {
 			return err
 		}
 		all.Go(func() { _ = cmd.Wait() }) // its log says how far it came
 	}
 	all.Wait()
 	return nil
+}
+
+// insist repeats what is refused: a gate under load refuses some of what a load needs
+// before it is ready.
+func insist(what func() error) error {
+	err := what()
+	for end := time.Now().Add(30 * time.Second); errors.Is(err, unix.EPERM) && time.Now().Before(end); err = what() {
+		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // nothing tells when the gate has recovered
+	}
+	return err
 }
 
 // A worker is one process of a load. What it sees goes into its log, line by line,
@@ -93,12 +107,20 @@ type worker struct {
 }
 
 func (w *worker) run() (err error) {
-	if w.log, err = os.OpenFile(filepath.Join(w.logs, strconv.Itoa(w.worker)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); err != nil {
+	err = insist(func() error {
+		w.log, err = os.OpenFile(filepath.Join(w.logs, strconv.Itoa(w.worker)), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	w.buf = make([]byte, 64<<10)
 	if strings.Contains(w.kinds, "rewritten") {
-		if w.own, err = os.OpenFile(w.ownPath(), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644); err != nil {
+		err = insist(func() error {
+			w.own, err = os.OpenFile(w.ownPath(), os.O_CREATE|os.O_RDWR, 0o644)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
