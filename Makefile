@@ -16,6 +16,7 @@ FUZZTIME   ?= 10s
 BENCHCOUNT ?= 6
 STRESSROUNDS ?= 34000
 BENCHFLAGS ?=
+SOAK       ?= 5m
 
 BINARIES := assayd assay assay-hook assay-keeper
 UNITS    := assayd.service assay-keeper.service
@@ -75,7 +76,17 @@ test-stress: $(TESTGATE) ## change and open files 100,000 times, and let no chan
 .PHONY: test-e2e
 test-e2e: build $(TESTGATE) ## run podman, runc, crun and clamd against the built agent (root)
 	@[[ $$(id -u) == 0 ]] || { echo "test-e2e: run as root: the agent and the runtimes need it" >&2; exit 1; }
-	cd e2e && $(TESTGATE) -timeout 25m -count=1 -p 1 ./...
+	cd e2e && $(TESTGATE) -timeout 25m -count=1 -p 1 . ./harness
+
+.PHONY: e2e-fault
+e2e-fault: setup-test build $(TESTGATE) ## break scanners, limits, disks and system calls under load (root)
+	@[[ $$(id -u) == 0 ]] || { echo "e2e-fault: run as root: the agent and the runtimes need it" >&2; exit 1; }
+	cd e2e && ASSAY_SOAK=$(SOAK) $(TESTGATE) -timeout 25m -count=1 -p 1 ./fault
+
+.PHONY: e2e-soak
+e2e-soak: setup-test build $(TESTGATE) ## let containers come and go for half an hour, and look for leaks (root; nightly)
+	@[[ $$(id -u) == 0 ]] || { echo "e2e-soak: run as root: the agent and the runtimes need it" >&2; exit 1; }
+	cd e2e && ASSAY_SOAK=30m $(TESTGATE) -timeout 45m -count=1 -p 1 -run '^TestSoak$$' ./fault
 
 .PHONY: fuzz
 fuzz: ## fuzz every parser for FUZZTIME each

@@ -142,13 +142,6 @@ func (a *agent) attend(ctx context.Context, served <-chan error) error {
 	}
 }
 
-// notify tells systemd, if it listens.
-func (a *agent) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		a.log.Warn("systemd could not be notified", "state", state, "error", err)
-	}
-}
-
 // takeOver guards the containers of the last agent.
 func (a *agent) takeOver(ctx context.Context) {
 	absence, entries, err := a.keeper.connect(ctx)

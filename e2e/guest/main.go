@@ -11,6 +11,8 @@
 //	                     overwrites the beginning of FILE with standard input: opened
 //	                     with O_NONBLOCK, again for as long as that says EAGAIN, which
 //	                     it prints; or through a shared mapping
+//	guest load FLAGS     opens files in many processes, and logs each open; driven by
+//	                     package fault's Load
 package main
 
 import (
@@ -26,7 +28,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(errors.New("usage: guest read FILE... | reread FILE SAID | socket PATH | write-nonblock FILE | write-mapped FILE"))
+		fail(errors.New("usage: guest read FILE... | reread FILE SAID | socket PATH | write-nonblock FILE | write-mapped FILE | load FLAGS"))
 	}
 	switch os.Args[1] {
 	case "read":
@@ -43,6 +45,10 @@ func main() {
 		fmt.Println("round trip")
 	case "write-nonblock", "write-mapped":
 		if err := overwrite(os.Args[2], os.Args[1] == "write-mapped"); err != nil {
+			fail(err)
+		}
+	case "load":
+		if err := load(os.Args[2:]); err != nil {
 			fail(err)
 		}
 	default:

@@ -79,11 +79,17 @@ func binaries() (string, error) {
 	if dir := os.Getenv("ASSAY_BIN"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	build := exec.Command("make", "-s", "-C", "..", "build") //nolint:noctx // ends with the run
+	// The suites are packages of this module at different depths, below the repository.
+	module, err := exec.Command("go", "env", "GOMOD").Output() //nolint:noctx // ends at once
+	if err != nil {
+		return "", fmt.Errorf("where is the repository: %w", err)
+	}
+	root := filepath.Dir(filepath.Dir(string(module)))
+	build := exec.Command("make", "-s", "-C", root, "build") //nolint:noctx // ends with the run
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries under test: %w\n%s", err, out)
 	}
-	return filepath.Abs(filepath.Join("..", "bin"))
+	return filepath.Join(root, "bin"), nil
 }
 
 // Bin returns the path of one of the binaries under test.

@@ -19,6 +19,7 @@ type Status struct {
 	ConfigHash  string   `json:"configHash"`
 	ReloadError string   `json:"reloadError"`
 	Healthy     bool     `json:"healthy"`
+	Goroutines  int      `json:"goroutines"`
 	Problems    []string `json:"problems"`
 	Tenants     []struct {
 		Name       string            `json:"name"`
@@ -52,9 +53,13 @@ type Status struct {
 		Generation string `json:"generation"`
 	} `json:"scanners"`
 	Records struct {
-		Written     uint64 `json:"written"`
-		Pending     uint64 `json:"pending"`
-		LostAtCrash uint64 `json:"lostAtCrash"`
+		Written           uint64 `json:"written"`
+		Lost              uint64 `json:"lost"`
+		LostAtCrash       uint64 `json:"lostAtCrash"`
+		Pending           uint64 `json:"pending"`
+		Error             string `json:"error"`
+		Subscribers       int    `json:"subscribers"`
+		LostToSubscribers uint64 `json:"lostToSubscribers"`
 	} `json:"records"`
 	Store Store `json:"store"`
 	Marks struct {

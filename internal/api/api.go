@@ -83,6 +83,7 @@ type Status struct {
 	Healthy    bool              `json:"healthy"`
 	Problems   []string          `json:"problems"` // what makes it unhealthy, each with a remedy
 	Readers    int               `json:"readers"`  // event reader threads
+	Goroutines int               `json:"goroutines"`
 	Tenants    []TenantStatus    `json:"tenants"`
 	Containers []ContainerStatus `json:"containers"`
 	Scanners   []ScannerStatus   `json:"scanners"`
