@@ -124,12 +124,33 @@ func (l *Log) countIn(path string, logger *slog.Logger) {
 	l.next = l.first
 }
 
+// Announce says that an event is about to be answered, whose record will come with
+// [Log.AppendAnnounced]. If the process ends in between, the record is counted as lost.
+func (l *Log) Announce() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tally.announce()
+}
+
+// AppendAnnounced is Append for the record of an event that was announced.
+func (l *Log) AppendAnnounced(r Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.append(r)
+	l.tally.keepPromise()
+}
+
 // Append takes a record and gives it the next sequence number. It never waits
 // for a reader, the disk or memory and cannot fail: what does not fit
 // overwrites the oldest. The caller must not change r.Scanners afterwards.
 func (l *Log) Append(r Record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.append(r)
+}
+
+// append is Append for callers that hold l.mu.
+func (l *Log) append(r Record) {
 	r.Seq = l.next
 	// Counted first: a process that is killed in between has lost it.
 	l.tally.append(r.Seq)

@@ -13,7 +13,7 @@ import (
 
 const (
 	tallyMagic   = 0x4153_5341_5954_414c // "ASSAYTAL"
-	tallyVersion = 1
+	tallyVersion = 2
 	// maxSeq bounds what a page may claim: the numbers that every reader of JSON
 	// knows exactly. At a million records a second it takes 285 years.
 	maxSeq = 1 << 53
@@ -133,13 +133,15 @@ func clearTally(f *os.File) error {
 // nonsense says why a page cannot be believed, or returns "".
 func (p *tallyPage) nonsense() string {
 	appended, settled, noticed := p.appended.Load(), p.settled.Load(), p.noticed.Load()
+	answered, told := p.answered.Load(), p.told.Load()
 	switch {
 	case p.magic != tallyMagic:
 		return "it is not a tally"
 	case p.version != tallyVersion:
 		return fmt.Sprintf("it has version %d, not %d", p.version, tallyVersion)
-	case appended > maxSeq, settled > appended, noticed > appended-settled:
-		return fmt.Sprintf("its counts do not go together: %d appended, %d settled, %d known to be lost", appended, settled, noticed)
+	case appended > maxSeq, settled > appended, told > answered, noticed > appended-settled+answered-told:
+		return fmt.Sprintf("its counts do not go together: %d appended, %d settled, %d answered, %d told, %d known to be lost",
+			appended, settled, answered, told, noticed)
 	}
 	return ""
 }
@@ -151,6 +153,8 @@ func (p *tallyPage) begin(now time.Time) {
 	p.appended.Store(0)
 	p.settled.Store(0)
 	p.noticed.Store(0)
+	p.answered.Store(0)
+	p.told.Store(0)
 	p.version, p.began = tallyVersion, now.UnixNano()
 	p.magic = tallyMagic
 }
@@ -167,7 +171,24 @@ func (t *tally) notice(logger *slog.Logger) {
 
 // lost returns how many records are not settled. Before the first record of a
 // process these are the ones that were lost with all that came before it.
-func (t *tally) lost() uint64 { return t.page.appended.Load() - t.page.settled.Load() }
+// So are those that were announced and never came.
+func (t *tally) lost() uint64 {
+	return t.page.appended.Load() - t.page.settled.Load() + t.page.answered.Load() - t.page.told.Load()
+}
+
+// announce counts an event that is about to be answered.
+func (t *tally) announce() {
+	if t != nil {
+		t.page.answered.Add(1)
+	}
+}
+
+// keepPromise counts an event that was announced and has its record.
+func (t *tally) keepPromise() {
+	if t != nil {
+		t.page.told.Add(1)
+	}
+}
 
 // last returns the sequence number of the last record, 0 if there was none.
 func (t *tally) last() uint64 {

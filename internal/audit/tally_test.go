@@ -53,6 +53,21 @@ func closeLog(t *testing.T, l *Log) {
 	}
 }
 
+// TestAnnounced: an event that was answered by a process that ended before it could
+// append the record is missed by the next one.
+func TestAnnounced(t *testing.T) {
+	path := filepath.Join(memory(t), "records.tally")
+	l, _ := tallied(t, path)
+	l.Announce()
+	l.AppendAnnounced(Record{})
+	l.Announce()
+	closeLog(t, l)
+	next, said := tallied(t, path)
+	if got := next.Status().LostAtCrash; got != 1 || !strings.Contains(said.String(), "records=1") {
+		t.Errorf("%d records lost, want 1; the log says %s", got, said)
+	}
+}
+
 func TestSeqGoesOnAfterARestart(t *testing.T) {
 	path := filepath.Join(memory(t), "run", "records.tally")
 	l, said := tallied(t, path)
@@ -121,7 +136,7 @@ func TestTallyNotUsable(t *testing.T) {
 		"short":                 {func(b []byte) []byte { return b[:100] }, "bytes=100"},
 		"long":                  {func(b []byte) []byte { return append(b, 0) }, "bytes=4097"},
 		"zeros":                 {func(b []byte) []byte { return make([]byte, len(b)) }, "not a tally"},
-		"other version":         {func(b []byte) []byte { b[version]++; return b }, "version 2, not 1"},
+		"other version":         {func(b []byte) []byte { b[version]++; return b }, "version 3, not 2"},
 		"more settled":          {func(b []byte) []byte { b[settled] = 11; return b }, "do not go together"},
 		"more lost":             {func(b []byte) []byte { b[noticed] = 1; return b }, "do not go together"},
 		"more than can be":      {func(b []byte) []byte { b[appended+7] = 1; return b }, "do not go together"},

@@ -18,6 +18,8 @@ type tallyPage struct {
 	appended atomic.Uint64 // records given a sequence number: the number of the last one
 	settled  atomic.Uint64 // of these, written to the record file or known to be lost
 	noticed  atomic.Uint64 // lost with a process, as its successor found it
+	answered atomic.Uint64 // events whose record was announced before their answer
+	told     atomic.Uint64 // of these, with a record
 }
 
 // mapTally maps the first page of a file that is at least that long, shared, so
