@@ -154,7 +154,7 @@ func (a *agent) takeOver(ctx context.Context) {
 	}
 	t := a.guard.Adopt(entries, absence) //nolint:contextcheck // the containers' lives bound it
 	a.log.Info("took over", "containers", t.Containers, "ended", t.Gone, "took", t.Took,
-		"answered by the keeper", t.Answered, "in the last agent's hands", t.Settled, "last agent", t.Why)
+		"answeredByKeeper", t.Answered, "answeredForAgent", t.Settled, "lastAgent", t.Why)
 	if len(t.Unguarded) > 0 {
 		a.log.Error("containers ran without a gate, because keeper and agent had both ended; they are guarded again, and whatever was opened meanwhile was not scanned",
 			"containers", t.Unguarded, "remedy", "restart those that you do not trust")

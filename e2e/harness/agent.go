@@ -53,6 +53,7 @@ func (s *Suite) StartAgentUnder(tb testing.TB, under []string, config string) *A
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
+	tb.Cleanup(func() { a.finish(tb) })
 	a.start(tb)
 	a.events = a.follow(tb)
 	return a
@@ -88,6 +89,13 @@ func (a *Agent) Restart(tb testing.TB) {
 	a.events = a.follow(tb)
 }
 
+// Again is Restart without following the records: for tests that do so often.
+func (a *Agent) Again(tb testing.TB) {
+	tb.Helper()
+	a.start(tb)
+	a.ended.Store(false)
+}
+
 // start runs the process and waits for READY=1 on a notification socket.
 func (a *Agent) start(tb testing.TB) {
 	tb.Helper()
@@ -99,7 +107,7 @@ func (a *Agent) start(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = conn.Close() })
+	defer conn.Close()
 	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		tb.Fatal(err)
@@ -118,7 +126,6 @@ func (a *Agent) start(tb testing.TB) {
 		defer close(exited)
 		_ = cmd.Wait() // the state is read from ProcessState
 	}()
-	tb.Cleanup(func() { a.finish(tb) })
 	if err := a.awaitReady(conn); err != nil {
 		tb.Fatal(err)
 	}
