@@ -15,6 +15,7 @@ import (
 // A Status is what these tests read from `assay -o json status`. It is written
 // down here a second time on purpose: a renamed field has to fail a test.
 type Status struct {
+	Version     string   `json:"version"`
 	PID         int      `json:"pid"`
 	ConfigHash  string   `json:"configHash"`
 	ReloadError string   `json:"reloadError"`
@@ -99,6 +100,7 @@ type Record struct {
 	Verdict  string `json:"verdict"`
 	Source   string `json:"source"`
 	Reason   string `json:"reason"`
+	Micros   int64  `json:"micros"`
 	Scanners []struct {
 		Name      string `json:"name"`
 		Verdict   string `json:"verdict"`
