@@ -79,15 +79,19 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	a.mu.Lock()
 	cfg, built, reloadErr := a.config, a.scanners, a.reloadErr
 	a.mu.Unlock()
+	containers := a.guard.Containers()
+	held := make(chan api.KeeperStatus, 1)
+	go func() { held <- a.keeper.status(ctx) }()
 	s := api.Status{
 		Version: version, PID: os.Getpid(), Started: a.started,
 		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(),
-		Problems: []string{},
-		Tenants:  tenantStatus(a.guard.Tenants()), Containers: containerStatus(a.guard.Containers()),
+		Tenants: tenantStatus(a.guard.Tenants()), Containers: a.containerStatus(containers),
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),
 		Records:  api.RecordsStatus(a.records.Status()),
 		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(a.guard.Marks()), Ahead: a.aheadStatus(),
+		Keeper: <-held, TakeOver: takeOverStatus(&a.taken),
 	}
+	s.Problems = append(a.keeper.keeperProblems(&s.Keeper), takeOverProblems(&a.taken, containers)...)
 	if reloadErr != nil {
 		s.ReloadErr = reloadErr.Error()
 		s.Problems = append(s.Problems, "the configuration file is not the one in force: "+s.ReloadErr)
@@ -122,7 +126,7 @@ func tenantStatus(states []guard.TenantState) []api.TenantStatus {
 	return list
 }
 
-func containerStatus(states []guard.ContainerState) []api.ContainerStatus {
+func (a *agent) containerStatus(states []guard.ContainerState) []api.ContainerStatus {
 	list := make([]api.ContainerStatus, 0, len(states))
 	for _, c := range states {
 		marks := make([]api.Mark, 0, len(c.Mounts))
@@ -132,6 +136,7 @@ func containerStatus(states []guard.ContainerState) []api.ContainerStatus {
 		list = append(list, api.ContainerStatus{
 			ID: c.ID, Name: c.Name, Namespace: c.Namespace, Pod: c.Pod, Tenant: c.Tenant, PID: c.PID,
 			Since: c.Since, Marks: marks, Allowed: c.Answers.Allowed, Denied: c.Answers.Denied,
+			Kept: a.keeper.holds(c.Keys),
 		})
 	}
 	return list

@@ -91,6 +91,8 @@ type Status struct {
 	Store      StoreStatus       `json:"store"`
 	Marks      MarksStatus       `json:"marks"`
 	Ahead      AheadStatus       `json:"ahead"`
+	Keeper     KeeperStatus      `json:"keeper"`
+	TakeOver   *TakeOverStatus   `json:"takeOver,omitempty"` // the last one, if there was one
 }
 
 // A TenantStatus is one tenant's numbers since the agent started.
@@ -120,6 +122,7 @@ type ContainerStatus struct {
 	Marks     []Mark    `json:"marks"`
 	Allowed   uint64    `json:"allowed"`
 	Denied    uint64    `json:"denied"`
+	Kept      bool      `json:"kept"` // the keeper holds it: it stays guarded while the agent is away
 }
 
 // A Mark is one mark of a container, or a mount that was left unmarked.

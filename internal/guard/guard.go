@@ -280,6 +280,7 @@ type ContainerState struct {
 	Since                            time.Time
 	Mounts                           []Mount
 	Answers                          audit.Counts
+	Keys                             []string // of the keeper's entries that a successor needs
 }
 
 // Tenants describes the tenants in the order of the configuration.
@@ -313,7 +314,7 @@ func (g *Guard) Containers() []ContainerState {
 		states = append(states, ContainerState{
 			ID: c.info.ID, Name: c.info.Name, Namespace: c.info.Namespace, Pod: c.info.Pod,
 			Tenant: c.pool.Load().name, PID: c.info.PID, Since: c.since,
-			Mounts: c.marked(), Answers: c.counters.Snapshot(),
+			Mounts: c.marked(), Answers: c.counters.Snapshot(), Keys: c.keys(),
 		})
 	}
 	slices.SortFunc(states, func(a, b ContainerState) int { return a.Since.Compare(b.Since) })

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -139,6 +140,29 @@ func (c *container) forget() {
 		// A keeper that is gone has forgotten.
 		_ = c.guard.keeper.Forget(c.key)
 	}
+}
+
+// keys names the entries that a successor needs to guard the container.
+func (c *container) keys() []string {
+	if c.sharing == nil {
+		return []string{c.key}
+	}
+	return []string{c.key, c.sharing.name()}
+}
+
+// name is what the keeper calls the group.
+func (s *sharedGroup) name() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.key
+}
+
+// idOf returns the id of the container that a key is of.
+func idOf(key string) string {
+	if at := strings.LastIndexByte(key, '@'); at >= 0 {
+		return key[:at]
+	}
+	return key
 }
 
 // keep gives the keeper a group that has members.
