@@ -74,6 +74,19 @@ func (a *agent) Check(ctx context.Context, fd int, tenantName, path string) (api
 	}, nil
 }
 
+// Release ends the guard of a container.
+func (a *agent) Release(_ context.Context, word string) (api.Released, error) {
+	c, err := api.FindContainer(a.containerStatus(a.guard.Containers()), word)
+	if err != nil {
+		return api.Released{}, err
+	}
+	if !a.guard.Release(c.ID, "an operator asked for it") {
+		return api.Released{}, refused(http.StatusNotFound, fmt.Errorf("container %s has just ended", c.ID), "`assay status` lists the containers")
+	}
+	a.log.Warn("a container runs unguarded from now on, because an operator asked for it", "container", c.ID, "tenant", c.Tenant, "pid", c.PID)
+	return api.Released{ID: c.ID, Name: c.Name, Tenant: c.Tenant, PID: c.PID}, nil
+}
+
 // Status describes the agent.
 func (a *agent) Status(ctx context.Context) api.Status {
 	a.mu.Lock()

@@ -191,6 +191,15 @@ func (a *Agent) Kill(tb testing.TB) {
 	}
 }
 
+// AwaitEnd waits for the end of an agent that somebody else ends.
+func (a *Agent) AwaitEnd(tb testing.TB) {
+	tb.Helper()
+	a.ended.Store(true)
+	if err := a.wait(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 func (a *Agent) wait() error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyPatience)
 	defer cancel()

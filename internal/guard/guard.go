@@ -254,6 +254,20 @@ func (g *Guard) release(c *container, why string) {
 	g.log.Info("container released", "container", c.info.ID, "tenant", c.pool.Load().name, "why", why)
 }
 
+// Release ends the guard of a running container, which goes on unguarded: its marks go,
+// whoever waits is answered by onError, and the keeper gives it up. It reports whether
+// there is such a container.
+func (g *Guard) Release(id, why string) bool {
+	g.mu.Lock()
+	c := g.containers[id]
+	g.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	g.release(c, why)
+	return true
+}
+
 // exited follows a container until its first process exits.
 func (g *Guard) exited(c *container) {
 	if err := c.proc.wait(); err != nil {
