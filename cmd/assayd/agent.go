@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -75,6 +76,7 @@ func serve(ctx context.Context, o options) (err error) {
 	defer a.closeScanners()
 	a.records, err = audit.NewLog(audit.Options{ //nolint:contextcheck // its life ends with Close
 		File: o.config.Records.File, MaxSize: o.config.Records.MaxSize, KeepFiles: o.config.Records.Keep, Logger: o.log,
+		Tally: filepath.Join(filepath.Dir(o.config.Socket), "records.tally"),
 	})
 	if err != nil {
 		return fmt.Errorf("records: %w", err)
@@ -140,13 +142,6 @@ func (a *agent) attend(ctx context.Context, served <-chan error) error {
 	}
 }
 
-// notify tells systemd, if it listens.
-func (a *agent) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		a.log.Warn("systemd could not be notified", "state", state, "error", err)
-	}
-}
-
 // takeOver guards the containers of the last agent.
 func (a *agent) takeOver(ctx context.Context) {
 	absence, entries, err := a.keeper.connect(ctx)
@@ -159,7 +154,7 @@ func (a *agent) takeOver(ctx context.Context) {
 	}
 	t := a.guard.Adopt(entries, absence) //nolint:contextcheck // the containers' lives bound it
 	a.log.Info("took over", "containers", t.Containers, "ended", t.Gone, "took", t.Took,
-		"answered by the keeper", t.Answered, "in the last agent's hands", t.Settled, "last agent", t.Why)
+		"answeredByKeeper", t.Answered, "answeredForAgent", t.Settled, "lastAgent", t.Why)
 	if len(t.Unguarded) > 0 {
 		a.log.Error("containers ran without a gate, because keeper and agent had both ended; they are guarded again, and whatever was opened meanwhile was not scanned",
 			"containers", t.Unguarded, "remedy", "restart those that you do not trust")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -97,7 +98,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	go func() { held <- a.keeper.status(ctx) }()
 	s := api.Status{
 		Version: version, PID: os.Getpid(), Started: a.started,
-		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(),
+		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(), Goroutines: runtime.NumGoroutine(),
 		Tenants: tenantStatus(a.guard.Tenants()), Containers: a.containerStatus(containers),
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),
 		Records:  api.RecordsStatus(a.records.Status()),

@@ -11,7 +11,7 @@ import "time"
 // A Record is one event as users see it: one JSON object a line.
 type Record struct {
 	Time      time.Time `json:"time"`
-	Seq       uint64    `json:"seq"` // ascending by one; a gap means lost records
+	Seq       uint64    `json:"seq"` // ascending by one, over restarts too; a gap means lost records
 	Tenant    string    `json:"tenant"`
 	Container Container `json:"container"`
 	Op        string    `json:"op"`   // open, exec; dirty, scan and absence are no openers, and the first two have no decision

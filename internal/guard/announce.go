@@ -187,7 +187,7 @@ func (g *Guard) foreign(a announce.Container, ns unix.Stat_t) error {
 }
 
 func refuseStopping() error {
-	return refuse(http.StatusServiceUnavailable, nil, "start it again when the agent is back", "the agent is stopping")
+	return refuse(http.StatusServiceUnavailable, nil, "start it again when the agent is back", announce.Stopping)
 }
 
 // refusePlace says why the marks could not be placed.

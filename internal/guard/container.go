@@ -193,6 +193,7 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 	if k.audit {
 		o = outcome{fanotify.Allow, audit.ReasonAuditMode}
 	}
+	c.guard.records.Announce()
 	ev.Answer(o.decision)
 	k.told(o, account{detail: detail})
 }
