@@ -46,7 +46,22 @@ type Status struct {
 			Kind        string `json:"kind"`
 			Why         string `json:"why"`
 		} `json:"marks"`
+		Kept bool `json:"kept"`
 	} `json:"containers"`
+	Keeper struct {
+		Backend string `json:"backend"`
+		PID     int    `json:"pid"`
+		Trouble string `json:"trouble"`
+		Entries []struct {
+			Key    string `json:"key"`
+			Leases int    `json:"leases"`
+		} `json:"entries"`
+	} `json:"keeper"`
+	TakeOver *struct {
+		Containers int      `json:"containers"`
+		Unguarded  []string `json:"unguarded"`
+		Failed     []string `json:"failed"`
+	} `json:"takeOver"`
 	Scanners []struct {
 		Name       string `json:"name"`
 		Healthy    bool   `json:"healthy"`
