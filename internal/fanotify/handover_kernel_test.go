@@ -18,9 +18,6 @@ import (
 	"github.com/assay-project/assay/internal/kerneltest"
 )
 
-// handoverPatience bounds every wait for something that must come.
-const handoverPatience = 20 * time.Second
-
 // TestKernelAdoptGroup: what is no group is refused, and closed all the same.
 func TestKernelAdoptGroup(t *testing.T) {
 	null := openFD(t, "/dev/null", unix.O_RDONLY)
@@ -52,36 +49,36 @@ func TestKernelAdoptGroup(t *testing.T) {
 // as long as the group lives, and is answered by Settle; those that nobody has read
 // are the next reader's.
 func TestKernelSettle(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		answer fanotify.Decision
-		want   error
-	}{{"deny", fanotify.Deny, unix.EPERM}, {"allow", fanotify.Allow, nil}} {
-		t.Run(tt.name, func(t *testing.T) {
+	for name, answer := range map[string]fanotify.Decision{"deny": fanotify.Deny, "allow": fanotify.Allow} {
+		t.Run(name, func(t *testing.T) {
 			o := kerneltest.NewOverlay(t, map[string]string{"read": "content", "unread": "content"})
 			group := markedGroup(t, o)
 			defer group.Close()
 			reader := startReader(t, group)
-			read := begin(o.Path("read"))
+			read := kerneltest.Begin(o.Path("read"))
 			reader.awaitEvent(t)
 			reader.kill(t)
-			unread := begin(o.Path("unread"))
+			unread := kerneltest.Begin(o.Path("unread"))
 			awaitPending(t, group, 1)
 
-			if n := group.Settle(3, tt.answer); n != 0 {
+			if n := group.Settle(3, answer); n != 0 {
 				t.Errorf("settled %d events with numbers of standard streams", n)
 			}
-			read.wantWaits(t)
-			if n := group.Settle(1024, tt.answer); n != 1 {
+			read.WantWaits(t)
+			if n := group.Settle(1024, answer); n != 1 {
 				t.Errorf("settled %d events, want the one that was read", n)
 			}
-			read.want(t, tt.want)
-			unread.wantWaits(t)
+			if answer == fanotify.Allow {
+				read.WantContent(t, "content")
+			} else {
+				read.WantError(t, unix.EPERM)
+			}
+			unread.WantWaits(t)
 			if n, err := group.Pending(); n != 1 || err != nil {
 				t.Errorf("%d events are queued after Settle, %v, want 1", n, err)
 			}
 			serve(t, group, allow)
-			unread.want(t, nil)
+			unread.WantContent(t, "content")
 		})
 	}
 }
@@ -100,25 +97,25 @@ func TestKernelRemove(t *testing.T) {
 		ev.Answer(fanotify.Allow)
 		left.Store(true)
 	})
-	first := begin(o.Path("first"))
+	first := kerneltest.Begin(o.Path("first"))
 	<-entered
 	if readers.Remove(group, 10*time.Millisecond) {
 		t.Error("the group is free, says Remove, while a reader hangs with an event of it")
 	}
-	first.wantWaits(t)
+	first.WantWaits(t)
 	free := make(chan bool, 1)
-	go func() { free <- readers.Remove(group, handoverPatience) && left.Load() }()
+	go func() { free <- readers.Remove(group, time.Minute) && left.Load() }()
 	close(leave)
 	if !<-free {
 		t.Error("Remove did not wait for the reader at work")
 	}
-	first.want(t, nil)
+	first.WantContent(t, "content")
 
-	second := begin(o.Path("second")) // the handler would close entered twice
+	second := kerneltest.Begin(o.Path("second")) // the handler would close entered twice
 	awaitPending(t, group, 1)
-	second.wantWaits(t)
+	second.WantWaits(t)
 	serve(t, group, deny)
-	second.want(t, unix.EPERM)
+	second.WantError(t, unix.EPERM)
 }
 
 // TestKernelDisown: who gives a group up leaves marks and openers to whoever has
@@ -127,7 +124,7 @@ func TestKernelDisown(t *testing.T) {
 	o := kerneltest.NewOverlay(t, map[string]string{"before": "content", "after": "content"})
 	group := markedGroup(t, o)
 	fd := duplicate(t, group)
-	before := begin(o.Path("before"))
+	before := kerneltest.Begin(o.Path("before"))
 	awaitPending(t, group, 1)
 	group.Disown()
 	<-group.Closed()
@@ -142,12 +139,12 @@ func TestKernelDisown(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.Close()
-	after := begin(o.Path("after"))
+	after := kerneltest.Begin(o.Path("after"))
 	awaitPending(t, next, 2)
-	before.wantWaits(t)
+	before.WantWaits(t)
 	serve(t, next, deny)
-	before.want(t, unix.EPERM)
-	after.want(t, unix.EPERM)
+	before.WantError(t, unix.EPERM)
+	after.WantError(t, unix.EPERM)
 	if n, err := next.Pending(); n != 0 || err != nil {
 		t.Errorf("%d events are queued when all were read, %v", n, err)
 	}
@@ -190,60 +187,13 @@ func serve(t *testing.T, g *fanotify.Group, h handlerFunc) *fanotify.Readers {
 // awaitPending waits until n events are queued.
 func awaitPending(t *testing.T, g *fanotify.Group, n int) {
 	t.Helper()
-	over := time.After(handoverPatience)
-	for {
+	kerneltest.Await(t, fmt.Sprint(n, " events are queued"), func() bool {
 		got, err := g.Pending()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got == n {
-			return
-		}
-		select {
-		case <-over:
-			t.Fatalf("%d events are queued, want %d", got, n)
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-// A waiting is an opener in the background.
-type waiting struct{ result chan error }
-
-// begin opens and reads a file, whose content has to be "content".
-func begin(path string) *waiting {
-	w := &waiting{make(chan error, 1)}
-	go func() {
-		got, err := os.ReadFile(path)
-		if err == nil && string(got) != "content" {
-			err = fmt.Errorf("read %q", got)
-		}
-		w.result <- err
-	}()
-	return w
-}
-
-// wantWaits wants that the opener, whose event is known to have been raised, has not
-// been answered.
-func (w *waiting) wantWaits(t *testing.T) {
-	t.Helper()
-	select {
-	case err := <-w.result:
-		t.Fatalf("the opener has its answer: %v", err)
-	case <-time.After(20 * time.Millisecond):
-	}
-}
-
-func (w *waiting) want(t *testing.T, want error) {
-	t.Helper()
-	select {
-	case err := <-w.result:
-		if !errors.Is(err, want) {
-			t.Errorf("the opener got %v, want %v", err, want)
-		}
-	case <-time.After(handoverPatience):
-		t.Fatalf("the opener waits, want %v", want)
-	}
+		return got == n
+	})
 }
 
 // readerVariable makes a test binary a reader of the group that is its descriptor 3.
