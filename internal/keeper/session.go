@@ -15,6 +15,10 @@ import (
 // replyPatience is how long a peer may take to read a reply.
 const replyPatience = 2 * time.Second
 
+// leastPatience is how long an agent whose time is over is listened to once more:
+// what it has said may be in the queue.
+const leastPatience = 10 * time.Millisecond
+
 // A session is one connection. Its requests are served one after another.
 type session struct {
 	server *Server
@@ -57,10 +61,14 @@ func (c *session) lostAt(why error) time.Time {
 // serve answers requests and returns why there are no more.
 func (c *session) serve() error {
 	for {
-		if err := c.conn.SetReadDeadline(c.deadline()); err != nil {
-			return fmt.Errorf("set deadline: %w", err)
+		deadline := c.deadline()
+		m, err := c.receive(deadline)
+		if c.agent && errors.Is(err, os.ErrDeadlineExceeded) {
+			// We may have been stopped ourselves, or the whole machine, and then its
+			// beats are in the queue, or it needs the time that we missed.
+			late := min(time.Since(deadline), c.server.patience())
+			m, err = c.receive(time.Now().Add(max(late, leastPatience)))
 		}
-		m, err := receive(c.conn)
 		switch {
 		case errors.Is(err, io.EOF):
 			return errEnded
@@ -81,6 +89,14 @@ func (c *session) serve() error {
 }
 
 var errEnded = errors.New("its connection ended")
+
+// receive receives a request. No time is no deadline.
+func (c *session) receive(deadline time.Time) (*message, error) {
+	if err := c.conn.SetReadDeadline(deadline); err != nil {
+		return nil, fmt.Errorf("set deadline: %w", err)
+	}
+	return receive(c.conn)
+}
 
 // deadline is when an agent has been silent for too long.
 func (c *session) deadline() time.Time {
