@@ -21,6 +21,7 @@ var ErrRefused = errors.New("refused by the keeper")
 type Client struct {
 	conn *net.UnixConn
 	peer peer
+	end  sync.Once // of Close
 
 	mu     sync.Mutex // one request at a time
 	serial uint64     // of the last lease
@@ -49,10 +50,13 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 // PID is the keeper's, in our pid namespace.
 func (c *Client) PID() int { return c.peer.pid }
 
-// Close ends the connection. For an agent that means that it is gone.
+// Close ends the connection. For an agent that means that it is gone. Closing twice is
+// harmless.
 func (c *Client) Close() {
-	_ = c.conn.Close()
-	c.peer.close()
+	c.end.Do(func() {
+		_ = c.conn.Close()
+		c.peer.close()
+	})
 }
 
 // Kill ends a keeper that does not answer. What it alone holds is lost.
