@@ -296,7 +296,6 @@ func (s *Server) release() int {
 	defer s.mu.Unlock()
 	n := len(s.held)
 	for key, h := range s.held {
-		h.settle()
 		h.release()
 		delete(s.held, key)
 	}
