@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -18,10 +19,12 @@ func ServeFUSE(tb testing.TB, source, mountpoint string) *os.Process {
 	cmd := exec.Command("bindfs", "-f", "--no-allow-other", "-o", "attr_timeout=3600,entry_timeout=3600", source, mountpoint)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	end := make(chan struct{})
+	if err := startHeld(cmd, end); err != nil {
 		tb.Fatalf("%v (apt-get install bindfs)", err)
 	}
 	tb.Cleanup(func() {
+		defer close(end)
 		_ = cmd.Process.Signal(unix.SIGCONT)
 		_ = unix.Unmount(mountpoint, unix.MNT_DETACH)
 		_ = cmd.Process.Kill()
@@ -35,4 +38,17 @@ func ServeFUSE(tb testing.TB, source, mountpoint string) *os.Process {
 			tb.Fatal("bindfs did not mount")
 		}
 	}
+}
+
+// startHeld starts a program on a thread that stays until end is closed: with its
+// thread the parent ends, for PR_SET_PDEATHSIG, and event readers end theirs.
+func startHeld(cmd *exec.Cmd, end <-chan struct{}) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		started <- cmd.Start()
+		<-end
+	}()
+	return <-started
 }
