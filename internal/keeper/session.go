@@ -173,19 +173,17 @@ func (c *session) hello(m *message) error {
 	return nil
 }
 
-// give sends a holding to the agent.
+// give sends a holding to the agent. One that cannot be sent ends the session: an
+// agent that took the rest for everything would leave containers alone.
 func (c *session) give(h *holding) error {
 	e, err := c.server.copyOf(h)
 	if err != nil {
 		e.Close()
-		return c.reply(&message{}, err)
+		return errors.Join(err, c.reply(&message{}, err))
 	}
 	defer e.Close()
 	w, fds := encodeEntry(&e)
-	if err := c.send(&message{Entry: w}, fds); err != nil {
-		return err
-	}
-	return nil
+	return c.send(&message{Entry: w}, fds)
 }
 
 // status tells anybody of root's what is held.
@@ -245,7 +243,7 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 		return peer{}, fmt.Errorf("peer: %w", err)
 	}
 	p := peer{pidfd: -1}
-	err = errors.Join(raw.Control(func(fd uintptr) {
+	controlled := raw.Control(func(fd uintptr) {
 		var cred *unix.Ucred
 		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil {
 			return
@@ -255,8 +253,8 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 		if p.pidfd, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err != nil {
 			p.pidfd, err = unix.PidfdOpen(p.pid, 0)
 		}
-	}), err)
-	if err != nil {
+	})
+	if err = errors.Join(controlled, err); err != nil {
 		return peer{}, fmt.Errorf("peer: %w", err)
 	}
 	return p, nil
