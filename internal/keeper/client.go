@@ -37,12 +37,13 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 		return nil, fmt.Errorf("keeper: %w", err)
 	}
 	c := &Client{conn: conn.(*net.UnixConn)} //nolint:errcheck,forcetypeassert // by the network's name
-	if c.peer, err = peerOf(c.conn); err == nil && c.peer.uid != 0 {
-		err = fmt.Errorf("%s belongs to user %d, not root", socket, c.peer.uid)
-	}
-	if err != nil {
+	if c.peer, err = peerOf(c.conn); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("keeper: %w", err)
+	}
+	if c.peer.uid != 0 {
+		c.Close()
+		return nil, fmt.Errorf("keeper: %s belongs to user %d, not root", socket, c.peer.uid)
 	}
 	return c, nil
 }
