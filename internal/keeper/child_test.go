@@ -100,7 +100,7 @@ func (c *child) try(words ...string) (string, error) {
 
 // tell is do for what has no reply.
 func (c *child) tell(words ...string) {
-	_, _ = fmt.Fprintln(c.in, strings.Join(words, " ")) // one that has ended gives no reply
+	_, _ = fmt.Fprintln(c.in, strings.Join(words, "\t")) // one that has ended gives no reply
 }
 
 // kill kills the child and waits for it. Killing twice is harmless.
@@ -144,7 +144,7 @@ type clientOrSystemd interface {
 func serveAsChild(in io.Reader, out io.Writer) error {
 	w := &worker{groups: map[string]*fanotify.Group{}, files: map[string]int{}, events: make(chan *fanotify.Permission, 100)}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
-		words := strings.Fields(lines.Text())
+		words := strings.Split(lines.Text(), "\t")
 		reply, err := w.do(words[0], words[1:])
 		status := "ok"
 		if err != nil {
@@ -195,6 +195,12 @@ func (w *worker) do(what string, words []string) (string, error) {
 		return "", w.serve(words[0], func(ev *fanotify.Event) { w.events <- ev.Take() })
 	case "answer": // KEY: allow its events
 		return "", w.serve(words[0], func(ev *fanotify.Event) { ev.Answer(fanotify.Allow) })
+	case "settle": // KEY FALLBACK
+		d, err := fallbackNamed(words[1])
+		if err == nil && w.groups[words[0]].Settle(childLimit, d) != 1 {
+			err = errors.New("not one event was in the last agent's hands")
+		}
+		return "", err
 	case "event": // wait for one that was read
 		<-w.events
 		return "", nil
