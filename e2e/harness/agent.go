@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,6 +22,7 @@ type Agent struct {
 	Socket string // its unix socket
 
 	suite  *Suite
+	store  *store // nil without one
 	dir    string
 	config string // path of its configuration
 	log    string // path of its standard error, of all its processes
@@ -38,14 +40,21 @@ const readyPatience = 20 * time.Second
 // agent has to end well when tb does.
 func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 	tb.Helper()
+	a := s.newAgent(tb, config)
+	a.start(tb)
+	a.events = a.follow(tb)
+	return a
+}
+
+// newAgent returns an agent that has not started.
+func (s *Suite) newAgent(tb testing.TB, config string) *Agent {
+	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
 		Socket: filepath.Join(dir, "agent.sock"), suite: s, dir: dir,
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
-	a.start(tb)
-	a.events = a.follow(tb)
 	return a
 }
 
@@ -82,7 +91,12 @@ func (a *Agent) Restart(tb testing.TB) {
 // start runs the process and waits for READY=1 on a notification socket.
 func (a *Agent) start(tb testing.TB) {
 	tb.Helper()
+	a.cmd = exec.Command(a.suite.Bin("assayd"), "--config", a.config)
 	notify := filepath.Join(a.dir, "notify.sock")
+	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	if a.store != nil {
+		a.store.pass(tb, a.cmd)
+	}
 	if err := os.Remove(notify); err != nil && !errors.Is(err, os.ErrNotExist) {
 		tb.Fatal(err)
 	}
@@ -96,8 +110,6 @@ func (a *Agent) start(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	defer log.Close()
-	a.cmd = exec.Command(a.suite.Bin("assayd"), "--config", a.config)
-	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -123,18 +135,29 @@ func (a *Agent) awaitReady(conn *net.UnixConn) error {
 		<-exited
 		_ = conn.SetReadDeadline(time.Now())
 	}()
-	buf := make([]byte, 4096)
 	for {
-		n, err := conn.Read(buf)
+		lines, err := a.notice(conn)
 		if err != nil {
 			return fmt.Errorf("the agent did not become ready: %w", err)
 		}
-		for line := range strings.Lines(string(buf[:n])) {
-			if strings.TrimSpace(line) == "READY=1" {
-				return nil
-			}
+		if slices.Contains(lines, "READY=1") {
+			break
 		}
 	}
+	if a.store != nil {
+		a.store.follow(conn)
+	}
+	return nil
+}
+
+// notice receives what the agent tells its service manager.
+func (a *Agent) notice(conn *net.UnixConn) ([]string, error) {
+	if a.store != nil {
+		return a.store.receive(conn)
+	}
+	buf := make([]byte, 4096)
+	n, err := conn.Read(buf)
+	return strings.Split(string(buf[:n]), "\n"), err
 }
 
 // finish ends the agent with the test: politely, unless the test has done it.
