@@ -109,13 +109,18 @@ func (g *Group) mark(op string, flags uint, ops Ops, dirfd int, object string) e
 	return nil
 }
 
+// Unmark takes all marks away: no new event is raised. Its caller owns the group.
+func (g *Group) Unmark() {
+	for _, kind := range []uint{unix.FAN_MARK_FILESYSTEM, unix.FAN_MARK_MOUNT, unix.FAN_MARK_INODE} {
+		g.flush(kind)
+	}
+}
+
 // Close ends the group: its marks go at once, so that no new event is raised.
 // Events that somebody took keep it alive and served until they are released;
 // then the kernel allows whatever slipped in meanwhile. Call it once.
 func (g *Group) Close() {
-	for _, kind := range []uint{unix.FAN_MARK_FILESYSTEM, unix.FAN_MARK_MOUNT, unix.FAN_MARK_INODE} {
-		g.flush(kind)
-	}
+	g.Unmark()
 	g.release()
 }
 

@@ -21,6 +21,7 @@ var ErrRefused = errors.New("refused by the keeper")
 type Client struct {
 	conn *net.UnixConn
 	peer peer
+	end  sync.Once // of Close
 
 	mu     sync.Mutex // one request at a time
 	serial uint64     // of the last lease
@@ -36,12 +37,13 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 		return nil, fmt.Errorf("keeper: %w", err)
 	}
 	c := &Client{conn: conn.(*net.UnixConn)} //nolint:errcheck,forcetypeassert // by the network's name
-	if c.peer, err = peerOf(c.conn); err == nil && c.peer.uid != 0 {
-		err = fmt.Errorf("%s belongs to user %d, not root", socket, c.peer.uid)
-	}
-	if err != nil {
+	if c.peer, err = peerOf(c.conn); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("keeper: %w", err)
+	}
+	if c.peer.uid != 0 {
+		c.Close()
+		return nil, fmt.Errorf("keeper: %s belongs to user %d, not root", socket, c.peer.uid)
 	}
 	return c, nil
 }
@@ -49,10 +51,13 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 // PID is the keeper's, in our pid namespace.
 func (c *Client) PID() int { return c.peer.pid }
 
-// Close ends the connection. For an agent that means that it is gone.
+// Close ends the connection. For an agent that means that it is gone. Closing twice is
+// harmless.
 func (c *Client) Close() {
-	_ = c.conn.Close()
-	c.peer.close()
+	c.end.Do(func() {
+		_ = c.conn.Close()
+		c.peer.close()
+	})
 }
 
 // Kill ends a keeper that does not answer. What it alone holds is lost.

@@ -16,6 +16,9 @@ import (
 // which is opening a file for it.
 const stuckPatience = 100 * time.Millisecond
 
+// drainEvery is how often the end of a group's last events is looked for.
+const drainEvery = 10 * time.Millisecond
+
 // A holding is an entry with what is done about it. Guarded by Server.mu.
 type holding struct {
 	Entry
@@ -77,7 +80,7 @@ func (h *holding) close() {
 // release ends the guard of the container: the marks go although somebody else may
 // have the groups too.
 func (h *holding) release() {
-	h.stop()
+	h.settle()
 	for _, g := range h.groups {
 		g.Close()
 	}
@@ -231,10 +234,23 @@ func (g *heldGroup) rest() bool {
 	return true
 }
 
-// abandon gives a group up whose reader hangs.
+// abandon gives a group up whose reader hangs, as soon as that is free. Whoever has
+// waited behind it gets the fallback: a group that is closed would let them through.
 func (g *heldGroup) abandon() {
-	for !g.readers.Remove(g.Group, time.Minute) {
+	g.free()
+	g.Unmark()
+	if err := g.readers.Add(g.Group, g, g.unopened); err == nil {
+		for n, err := g.Pending(); n > 0 && err == nil; n, err = g.Pending() {
+			<-time.After(drainEvery)
+		}
+		g.free()
 	}
 	g.readers.Stop()
-	g.Close()
+	g.Disown()
+}
+
+// free stops reading and waits until no reader has to do with the group.
+func (g *heldGroup) free() {
+	for !g.readers.Remove(g.Group, time.Minute) {
+	}
 }

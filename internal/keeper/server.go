@@ -224,13 +224,21 @@ func (s *Server) keep(e Entry) error {
 	return nil
 }
 
-// forget drops an entry. An unknown one is no error: it may have ended before.
+// forget drops an entry, and returns when none of its descriptors is left. An unknown
+// one is no error: it may have ended before.
 func (s *Server) forget(key string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if h := s.held[key]; h != nil {
+	h := s.held[key]
+	if h != nil {
 		h.close()
 		delete(s.held, key)
+	}
+	s.mu.Unlock()
+	if h == nil {
+		return
+	}
+	for _, g := range h.groups {
+		<-g.Closed() // nobody reads it: there is an agent
 	}
 }
 
@@ -291,7 +299,6 @@ func (s *Server) release() int {
 		if h.process >= 0 { // and not a group that several share
 			n++
 		}
-		h.settle()
 		h.release()
 		delete(s.held, key)
 	}

@@ -15,6 +15,10 @@ import (
 // replyPatience is how long a peer may take to read a reply.
 const replyPatience = 2 * time.Second
 
+// leastPatience is how long an agent whose time is over is listened to once more:
+// what it has said may be in the queue.
+const leastPatience = 10 * time.Millisecond
+
 // A session is one connection. Its requests are served one after another.
 type session struct {
 	server *Server
@@ -57,10 +61,14 @@ func (c *session) lostAt(why error) time.Time {
 // serve answers requests and returns why there are no more.
 func (c *session) serve() error {
 	for {
-		if err := c.conn.SetReadDeadline(c.deadline()); err != nil {
-			return fmt.Errorf("set deadline: %w", err)
+		deadline := c.deadline()
+		m, err := c.receive(deadline)
+		if c.agent && errors.Is(err, os.ErrDeadlineExceeded) {
+			// We may have been stopped ourselves, or the whole machine, and then its
+			// beats are in the queue, or it needs the time that we missed.
+			late := min(time.Since(deadline), c.server.patience())
+			m, err = c.receive(time.Now().Add(max(late, leastPatience)))
 		}
-		m, err := receive(c.conn)
 		switch {
 		case errors.Is(err, io.EOF):
 			return errEnded
@@ -81,6 +89,14 @@ func (c *session) serve() error {
 }
 
 var errEnded = errors.New("its connection ended")
+
+// receive receives a request. No time is no deadline.
+func (c *session) receive(deadline time.Time) (*message, error) {
+	if err := c.conn.SetReadDeadline(deadline); err != nil {
+		return nil, fmt.Errorf("set deadline: %w", err)
+	}
+	return receive(c.conn)
+}
 
 // deadline is when an agent has been silent for too long.
 func (c *session) deadline() time.Time {
@@ -157,19 +173,17 @@ func (c *session) hello(m *message) error {
 	return nil
 }
 
-// give sends a holding to the agent.
+// give sends a holding to the agent. One that cannot be sent ends the session: an
+// agent that took the rest for everything would leave containers alone.
 func (c *session) give(h *holding) error {
 	e, err := c.server.copyOf(h)
 	if err != nil {
 		e.Close()
-		return c.reply(&message{}, err)
+		return errors.Join(err, c.reply(&message{}, err))
 	}
 	defer e.Close()
 	w, fds := encodeEntry(&e)
-	if err := c.send(&message{Entry: w}, fds); err != nil {
-		return err
-	}
-	return nil
+	return c.send(&message{Entry: w}, fds)
 }
 
 // status tells anybody of root's what is held.
@@ -229,7 +243,7 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 		return peer{}, fmt.Errorf("peer: %w", err)
 	}
 	p := peer{pidfd: -1}
-	err = errors.Join(raw.Control(func(fd uintptr) {
+	controlled := raw.Control(func(fd uintptr) {
 		var cred *unix.Ucred
 		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil {
 			return
@@ -239,8 +253,8 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 		if p.pidfd, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err != nil {
 			p.pidfd, err = unix.PidfdOpen(p.pid, 0)
 		}
-	}), err)
-	if err != nil {
+	})
+	if err = errors.Join(controlled, err); err != nil {
 		return peer{}, fmt.Errorf("peer: %w", err)
 	}
 	return p, nil

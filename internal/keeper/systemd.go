@@ -47,7 +47,7 @@ type Systemd struct {
 
 // description is an entry in the store.
 type description struct {
-	*entry
+	entry
 	Limit  int           `json:"limit"`
 	Offset time.Duration `json:"offset"` // clockOffset
 	At     time.Time     `json:"at"`
@@ -65,11 +65,13 @@ func OpenSystemd(log *slog.Logger) (*Systemd, error) {
 		return nil, fmt.Errorf("systemd: %w", err)
 	}
 	s := &Systemd{conn: conn, log: log, sent: make(map[string]bool)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.receive()
 	return s, nil
 }
 
-// receive takes the descriptors that were passed to this process.
+// receive takes the descriptors that were passed to this process. The caller holds s.mu.
 func (s *Systemd) receive() {
 	count := passed()
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
@@ -87,10 +89,10 @@ func (s *Systemd) receive() {
 		s.sent[nameAt(names, i)] = true
 		byEntry[id] = append(byEntry[id], File{Kind: kind, FD: fd})
 	}
-	for _, files := range byEntry {
+	for id, files := range byEntry {
 		e := Entry{Files: files}
 		if err := s.describe(&e); err != nil {
-			s.log.Error("a container in systemd's descriptor store is lost", "error", err)
+			s.log.Error("a container in systemd's descriptor store is lost", "error", errors.Join(err, s.removeAll(id)))
 			e.Close()
 			continue
 		}
@@ -126,8 +128,15 @@ func splitName(name string) (id string, kind Kind, ok bool) {
 
 // storedName names a descriptor in the store, where not every character may stand.
 func storedName(key string, kind Kind) string {
+	return nameOf(storedID(key), kind)
+}
+
+func nameOf(id string, kind Kind) string { return stored + id + "-" + string(kind) }
+
+// storedID stands for a key in names.
+func storedID(key string) string {
 	sum := sha256.Sum256([]byte(key))
-	return stored + hex.EncodeToString(sum[:16]) + "-" + string(kind)
+	return hex.EncodeToString(sum[:16])
 }
 
 // describe completes an entry from its description.
@@ -143,7 +152,7 @@ func (s *Systemd) describe(e *Entry) error {
 		return fmt.Errorf("description: %w", err)
 	}
 	var d description
-	if err := json.Unmarshal(text, &d); err != nil || d.entry == nil {
+	if err := json.Unmarshal(text, &d); err != nil {
 		return fmt.Errorf("description: %w", err)
 	}
 	if e.Fallback, err = fallbackNamed(d.Fallback); err != nil {
@@ -171,7 +180,7 @@ func (s *Systemd) Keep(e *Entry) error {
 	w, _ := encodeEntry(e)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	text, err := json.Marshal(description{entry: w, Limit: s.own, Offset: clockOffset(), At: time.Now()})
+	text, err := json.Marshal(description{entry: *w, Limit: s.own, Offset: clockOffset(), At: time.Now()})
 	if err != nil {
 		return fmt.Errorf("describe: %w", err)
 	}
@@ -211,12 +220,26 @@ func (s *Systemd) store(name string, fd int) error {
 	}
 	// FDPOLL=0: a group is not to be dropped because it is readable, or a pidfd because
 	// its process has ended.
-	text := "FDSTORE=1\nFDPOLL=0\nFDNAME=" + name
-	if _, _, err := s.conn.WriteMsgUnix([]byte(text), unix.UnixRights(fd), nil); err != nil {
+	if err := s.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fd); err != nil {
 		return fmt.Errorf("store a descriptor with systemd: %w", err)
 	}
 	s.sent[name] = true
 	return nil
+}
+
+// send sends a notice with a descriptor: package net does not on a connected datagram
+// socket.
+func (s *Systemd) send(text string, fd int) error {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(socket uintptr) (done bool) {
+		sent = unix.Sendmsg(int(socket), []byte(text), unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(sent, unix.EAGAIN) // the queue is full
+	})
+	return errors.Join(err, sent)
 }
 
 // remove takes a descriptor out of the store. The caller holds s.mu.
@@ -235,9 +258,15 @@ func (s *Systemd) remove(name string) error {
 func (s *Systemd) Forget(key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.removeAll(storedID(key))
+}
+
+// removeAll takes everything of an entry out of the store: a group that stayed there
+// would let openers wait for ever. The caller holds s.mu.
+func (s *Systemd) removeAll(id string) error {
 	var errs []error
 	for _, kind := range []Kind{stateKind, Group, Aside, Process} {
-		errs = append(errs, s.remove(storedName(key, kind)))
+		errs = append(errs, s.remove(nameOf(id, kind)))
 	}
 	return errors.Join(errs...)
 }
