@@ -53,6 +53,9 @@ type Group struct {
 	refs    atomic.Int64
 	readers *Readers // who serves it; nil if nobody does
 	closed  chan struct{}
+	// tells says that the kernel names the file that it could not open in an event of
+	// its own (FAN_REPORT_FD_ERROR), and not as the error of a read.
+	tells bool
 }
 
 // NewGroup creates a group. It fails with ErrGroupLimit where the user has as
@@ -60,8 +63,10 @@ type Group struct {
 func NewGroup() (*Group, error) {
 	// FAN_REPORT_FD_ERROR (6.13) tells which opener was denied because the kernel
 	// could not open the file for us; kernels without it deny all the same.
+	tells := true
 	fd, err := unix.FanotifyInit(groupFlags|unix.FAN_REPORT_FD_ERROR, eventFlags)
 	if errors.Is(err, unix.EINVAL) {
+		tells = false
 		fd, err = unix.FanotifyInit(groupFlags, eventFlags)
 	}
 	if errors.Is(err, unix.EMFILE) {
@@ -70,7 +75,9 @@ func NewGroup() (*Group, error) {
 	if err != nil {
 		return nil, newError("create group", "", err)
 	}
-	return newGroup(fd), nil
+	g := newGroup(fd)
+	g.tells = tells
+	return g, nil
 }
 
 func newGroup(fd int) *Group {
@@ -155,10 +162,34 @@ func (g *Group) end() {
 }
 
 // respond answers the event with descriptor number fd. The caller holds a
-// reference. The kernel refuses only what it does not wait for: the opener was
-// killed meanwhile (ENOENT).
+// reference. ENOENT is the end of a killed opener: the kernel does not wait any
+// more. After any other error it does, and nobody else can answer.
 func (g *Group) respond(fd int32, d Decision) {
-	_ = rawRespond(g.fd, fd, d)
+	if errno := rawRespond(g.fd, fd, d); errno != 0 && errno != unix.ENOENT {
+		g.respondAgain(fd, d, errno)
+	}
+}
+
+func (g *Group) respondAgain(fd int32, d Decision, errno syscall.Errno) {
+	errno = insist(errno, func() syscall.Errno { return rawRespond(g.fd, fd, d) })
+	if errno != 0 && g.readers != nil {
+		g.readers.health.answerFailed(errno)
+	}
+}
+
+// Pending returns how many events wait in the kernel for somebody to read them. It
+// fails with an *Error if the group is closed.
+func (g *Group) Pending() (int, error) {
+	const op = "count the unread events"
+	if !g.acquire() {
+		return 0, newError(op, "", unix.EBADF)
+	}
+	defer g.release()
+	n, err := unix.IoctlGetInt(g.fd, unix.TIOCINQ) // FIONREAD by another name
+	if err != nil {
+		return 0, newError(op, "", err)
+	}
+	return n / metadataLen, nil
 }
 
 // ignore stops events for the inode behind the open descriptor fd for good.

@@ -51,7 +51,7 @@ func newAside(c *container) (*aside, error) {
 	if err != nil {
 		return nil, err
 	}
-	readers, err := fanotify.StartAside()
+	readers, err := c.guard.readers.StartAside()
 	if err != nil {
 		group.Close()
 		return nil, err
