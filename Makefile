@@ -17,7 +17,7 @@ BENCHCOUNT ?= 6
 STRESSROUNDS ?= 34000
 BENCHFLAGS ?=
 
-BINARIES := assayd assay assay-hook
+BINARIES := assayd assay assay-hook assay-keeper
 MODULES  := . e2e tools bench/plot bench/workload
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL     := go tool -modfile=$(CURDIR)/tools/go.mod

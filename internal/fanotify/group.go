@@ -3,6 +3,7 @@ package fanotify
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -63,10 +64,8 @@ type Group struct {
 func NewGroup() (*Group, error) {
 	// FAN_REPORT_FD_ERROR (6.13) tells which opener was denied because the kernel
 	// could not open the file for us; kernels without it deny all the same.
-	tells := true
 	fd, err := unix.FanotifyInit(groupFlags|unix.FAN_REPORT_FD_ERROR, eventFlags)
 	if errors.Is(err, unix.EINVAL) {
-		tells = false
 		fd, err = unix.FanotifyInit(groupFlags, eventFlags)
 	}
 	if errors.Is(err, unix.EMFILE) {
@@ -75,13 +74,21 @@ func NewGroup() (*Group, error) {
 	if err != nil {
 		return nil, newError("create group", "", err)
 	}
-	g := newGroup(fd)
-	g.tells = tells
-	return g, nil
+	return newGroup(fd), nil
 }
 
+// tellsErrors reports whether this kernel knows FAN_REPORT_FD_ERROR. Groups that were
+// made by another process are made as ours are.
+var tellsErrors = sync.OnceValue(func() bool { //nolint:gochecknoglobals // the kernel stays the same
+	fd, err := unix.FanotifyInit(groupFlags|unix.FAN_REPORT_FD_ERROR, eventFlags)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return !errors.Is(err, unix.EINVAL)
+})
+
 func newGroup(fd int) *Group {
-	g := &Group{fd: fd, closed: make(chan struct{})}
+	g := &Group{fd: fd, closed: make(chan struct{}), tells: tellsErrors()}
 	g.refs.Store(1)
 	return g
 }
@@ -175,21 +182,6 @@ func (g *Group) respondAgain(fd int32, d Decision, errno syscall.Errno) {
 	if errno != 0 && g.readers != nil {
 		g.readers.health.answerFailed(errno)
 	}
-}
-
-// Pending returns how many events wait in the kernel for somebody to read them. It
-// fails with an *Error if the group is closed.
-func (g *Group) Pending() (int, error) {
-	const op = "count the unread events"
-	if !g.acquire() {
-		return 0, newError(op, "", unix.EBADF)
-	}
-	defer g.release()
-	n, err := unix.IoctlGetInt(g.fd, unix.TIOCINQ) // FIONREAD by another name
-	if err != nil {
-		return 0, newError(op, "", err)
-	}
-	return n / metadataLen, nil
 }
 
 // ignore stops events for the inode behind the open descriptor fd for good.

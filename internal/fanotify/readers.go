@@ -35,6 +35,7 @@ type Readers struct {
 	procs   int // by which GOMAXPROCS was raised
 	null    int // /dev/null, see Event.Pass
 	wg      sync.WaitGroup
+	once    sync.Once // of Stop
 
 	mu      sync.Mutex // serialises Add, remove and Stop
 	stopped bool       // the epolls are closed
@@ -227,7 +228,10 @@ func (r *Readers) unserve(g *Group) {
 }
 
 // Stop ends the threads and waits for them. Groups still served are left alone.
-func (r *Readers) Stop() {
+// Stopping twice is harmless.
+func (r *Readers) Stop() { r.once.Do(r.end) }
+
+func (r *Readers) end() {
 	for _, t := range r.threads {
 		var one [8]byte
 		one[0] = 1
@@ -320,6 +324,8 @@ func (t *reader) rest() {
 
 // serve reads one buffer of events from the group in slot and handles them.
 func (t *reader) serve(slot int, buf []byte, ev *Event) {
+	t.turns.Add(1) // before the look at the table: see Remove
+	defer t.turns.Add(1)
 	table := *t.set.served.Load()
 	if slot >= len(table) || table[slot] == nil {
 		return // removed since epoll_wait
@@ -329,8 +335,6 @@ func (t *reader) serve(slot int, buf []byte, ev *Event) {
 		return
 	}
 	defer s.group.release()
-	t.turns.Add(1)
-	defer t.turns.Add(1)
 	switch n, errno := readEvents(s.group.fd, buf); errno {
 	case 0:
 		t.failing = false
