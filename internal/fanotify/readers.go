@@ -107,8 +107,10 @@ func Start(n int) (*Readers, error) {
 
 // StartAside starts a single reader that is not pinned, for groups whose files
 // the kernel may take forever to open for us: on network and FUSE filesystems.
-// It may hang there without holding up anybody else's events. What it meets is
-// counted with r's.
+// It may hang there without holding up anybody else's events.
+func StartAside() (*Readers, error) { return start([]int{unpinned}, newHealth()) }
+
+// StartAside is [StartAside], and what the reader meets is counted with r's.
 func (r *Readers) StartAside() (*Readers, error) { return start([]int{unpinned}, r.health) }
 
 // start starts a reader for each CPU in pins.
