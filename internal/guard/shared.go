@@ -61,6 +61,13 @@ func (s *sharedGroup) open() error {
 	return nil
 }
 
+// reserved reports whether the group exists.
+func (s *sharedGroup) reserved() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.group != nil
+}
+
 // leave ends c's membership. Its marks vanish with its mounts, or with the last
 // member; until then events of them go to whoever is left.
 func (s *sharedGroup) leave(c *container) {
