@@ -26,7 +26,8 @@ bench)
 	;;
 test)
 	needs=("$certificates" podman:podman runc:runc crun:crun umoci:umoci busybox:busybox-static
-		clamd:clamav-daemon bindfs:bindfs gcc:gcc /usr/include/stdlib.h:libc6-dev)
+		clamd:clamav-daemon bindfs:bindfs gcc:gcc strace:strace prlimit:util-linux
+		/usr/include/stdlib.h:libc6-dev)
 	;;
 *)
 	echo "usage: $0 demo|test|bench|lint" >&2

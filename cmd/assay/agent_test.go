@@ -63,7 +63,7 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 			Allowed: 100, Denied: 4,
 		}},
 		Scanners: []api.ScannerStatus{{Name: "hashes", Driver: "hashlist", Healthy: true, Generation: "g1"}},
-		Records:  api.RecordsStatus{Written: 104, Lost: 1, File: "/var/log/assay/events.jsonl", Subscribers: 1},
+		Records:  api.RecordsStatus{Written: 104, Lost: 1, File: "/var/log/assay/events.jsonl", Subscribers: 1, LostAtCrash: 3},
 		Cache:    api.CacheStatus{Files: 8120, Bytes: 1 << 20, MaxBytes: 64 << 20, Hits: 9900, Misses: 100},
 		Store:    fakeStore(b.healthy),
 		Marks:    api.MarksStatus{Now: 7, Max: 1000, Placed: 20, Broken: 3, Evicted: 1, Flushed: 9, Skipped: map[string]uint64{"writer": 5}},

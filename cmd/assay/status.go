@@ -120,6 +120,9 @@ func records(r *api.RecordsStatus) string {
 	if r.File != "" {
 		parts = []string{fmt.Sprintf("%d written to %s, %d lost", r.Written, r.File, r.Lost)}
 	}
+	if r.LostAtCrash > 0 {
+		parts = append(parts, fmt.Sprintf("%d lost with agents that ended before", r.LostAtCrash))
+	}
 	parts = append(parts, plural(r.Subscribers, "subscriber"))
 	if r.LostToSubs > 0 {
 		parts = append(parts, fmt.Sprintf("%d lost to slow subscribers", r.LostToSubs))

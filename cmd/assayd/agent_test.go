@@ -178,7 +178,7 @@ func TestSplit(t *testing.T) {
 // said.
 func TestStatusProblems(t *testing.T) {
 	a := newAgent(t, "{}")
-	if s := a.Status(t.Context()); !s.Healthy || len(s.Problems) != 0 || s.PID != os.Getpid() || s.Readers != 1 || len(s.Tenants) != 1 {
+	if s := a.Status(t.Context()); !s.Healthy || len(s.Problems) != 0 || s.PID != os.Getpid() || s.Readers != 1 || s.Goroutines < 2 || len(s.Tenants) != 1 {
 		t.Fatalf("a new agent: %+v", s)
 	}
 	ill := scannertest.NewFake("7", scannertest.Hang(nil))

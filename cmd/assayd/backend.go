@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	a.mu.Unlock()
 	s := api.Status{
 		Version: version, PID: os.Getpid(), Started: a.started,
-		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(),
+		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(), Goroutines: runtime.NumGoroutine(),
 		Problems: []string{},
 		Tenants:  tenantStatus(a.guard.Tenants()), Containers: containerStatus(a.guard.Containers()),
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),

@@ -21,13 +21,14 @@ const (
 // quarter for files that the kernel lets through under a lease; the rest is for
 // events being read, scanners, and everything else.
 type limits struct {
-	held  int64 // events at once
-	marks int   // marked files at once
+	descriptors int   // their numbers are below it
+	held        int64 // events at once
+	marks       int   // marked files at once
 }
 
 func share(descriptors uint64) limits {
 	n := min(descriptors, 1<<20)
-	return limits{held: int64(n / 2), marks: int(n / 4)} //nolint:gosec // at most a million
+	return limits{descriptors: int(n), held: int64(n / 2), marks: int(n / 4)} //nolint:gosec // at most a million
 }
 
 // raiseLimits raises what bounds the agent as far as it may, and says so.

@@ -44,3 +44,6 @@ func (w *watchdog) look() bool {
 	}
 	return stuck < int64(len(turns))
 }
+
+// answering reports what look last found. It may be called by anybody.
+func (w *watchdog) answering() bool { return w.stuck.Load() < int64(w.readers.Len()) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,6 +22,7 @@ type Agent struct {
 	Socket string // its unix socket
 
 	suite  *Suite
+	under  []string // what runs the agent, and has its pid; empty: nothing
 	dir    string
 	config string // path of its configuration
 	log    string // path of its standard error, of all its processes
@@ -38,12 +40,20 @@ const readyPatience = 20 * time.Second
 // agent has to end well when tb does.
 func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 	tb.Helper()
+	return s.StartAgentUnder(tb, nil, config)
+}
+
+// StartAgentUnder starts an agent by a command whose last arguments are the agent's,
+// and which becomes the agent: prlimit, env, a shell that ends with exec "$@".
+func (s *Suite) StartAgentUnder(tb testing.TB, under []string, config string) *Agent {
+	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
-		Socket: filepath.Join(dir, "agent.sock"), suite: s, dir: dir,
+		Socket: filepath.Join(s.memory(tb), "agent.sock"), suite: s, under: under, dir: dir,
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
+	tb.Cleanup(func() { a.finish(tb) })
 	a.start(tb)
 	a.events = a.follow(tb)
 	return a
@@ -79,6 +89,13 @@ func (a *Agent) Restart(tb testing.TB) {
 	a.events = a.follow(tb)
 }
 
+// Again is Restart without following the records: for tests that do so often.
+func (a *Agent) Again(tb testing.TB) {
+	tb.Helper()
+	a.start(tb)
+	a.ended.Store(false)
+}
+
 // start runs the process and waits for READY=1 on a notification socket.
 func (a *Agent) start(tb testing.TB) {
 	tb.Helper()
@@ -90,13 +107,14 @@ func (a *Agent) start(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = conn.Close() })
+	defer conn.Close()
 	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer log.Close()
-	a.cmd = exec.Command(a.suite.Bin("assayd"), "--config", a.config)
+	args := append(slices.Clone(a.under), a.suite.Bin("assayd"), "--config", a.config)
+	a.cmd = exec.Command(args[0], args[1:]...)
 	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.cmd.Start(); err != nil {
@@ -108,7 +126,6 @@ func (a *Agent) start(tb testing.TB) {
 		defer close(exited)
 		_ = cmd.Wait() // the state is read from ProcessState
 	}()
-	tb.Cleanup(func() { a.finish(tb) })
 	if err := a.awaitReady(conn); err != nil {
 		tb.Fatal(err)
 	}
@@ -131,9 +148,20 @@ func (a *Agent) awaitReady(conn *net.UnixConn) error {
 		}
 		for line := range strings.Lines(string(buf[:n])) {
 			if strings.TrimSpace(line) == "READY=1" {
+				go drain(conn)
 				return nil
 			}
 		}
+	}
+}
+
+// drain reads what an agent goes on to say, as systemd does, until conn is closed.
+func drain(conn *net.UnixConn) {
+	for buf := make([]byte, 4096); ; {
+		if _, err := conn.Read(buf); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		_ = conn.SetReadDeadline(time.Time{}) // the one for becoming ready may still run out
 	}
 }
 
@@ -143,6 +171,7 @@ func (a *Agent) finish(tb testing.TB) {
 	if !a.ended.Load() {
 		a.Stop(tb)
 	}
+	a.endKeepers(tb)
 	if tb.Failed() {
 		text, err := os.ReadFile(a.log)
 		tb.Logf("log of the agent (%v):\n%s", err, text)
@@ -188,6 +217,40 @@ func (a *Agent) Kill(tb testing.TB) {
 	a.Signal(tb, syscall.SIGKILL)
 	if err := a.wait(); err != nil {
 		tb.Fatal(err)
+	}
+}
+
+// Stuck stops the agent with SIGSTOP. Its keeper has to end it within the shortest
+// grace time of its tenants.
+func (a *Agent) Stuck(tb testing.TB) {
+	tb.Helper()
+	a.ended.Store(true)
+	a.Signal(tb, syscall.SIGSTOP)
+	if err := a.wait(); err != nil {
+		a.Signal(tb, syscall.SIGKILL)
+		tb.Fatal(err)
+	}
+}
+
+// AwaitEnd waits until the agent ends by itself, which a test has made it do, and
+// returns its exit code: -1 if a signal ended it.
+func (a *Agent) AwaitEnd(tb testing.TB) int {
+	tb.Helper()
+	a.ended.Store(true)
+	if err := a.wait(); err != nil {
+		a.ended.Store(false)
+		tb.Fatal(err)
+	}
+	return a.cmd.ProcessState.ExitCode()
+}
+
+// Runs reports whether the agent has not ended.
+func (a *Agent) Runs() bool {
+	select {
+	case <-a.exited:
+		return false
+	default:
+		return true
 	}
 }
 

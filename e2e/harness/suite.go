@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Suite is what the tests of one run share. Its methods fail the test that
@@ -77,11 +79,17 @@ func binaries() (string, error) {
 	if dir := os.Getenv("ASSAY_BIN"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	build := exec.Command("make", "-s", "-C", "..", "build") //nolint:noctx // ends with the run
+	// The suites are packages of this module at different depths, below the repository.
+	module, err := exec.Command("go", "env", "GOMOD").Output() //nolint:noctx // ends at once
+	if err != nil {
+		return "", fmt.Errorf("where is the repository: %w", err)
+	}
+	root := filepath.Dir(filepath.Dir(string(module)))
+	build := exec.Command("make", "-s", "-C", root, "build") //nolint:noctx // ends with the run
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries under test: %w\n%s", err, out)
 	}
-	return filepath.Abs(filepath.Join("..", "bin"))
+	return filepath.Join(root, "bin"), nil
 }
 
 // Bin returns the path of one of the binaries under test.
@@ -98,6 +106,22 @@ func (s *Suite) Scratch(tb testing.TB) string {
 	tb.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			tb.Errorf("scratch directory: %v", err)
+		}
+	})
+	return dir
+}
+
+// memory returns a new directory on a tmpfs, as /run is where the agent has its
+// socket, gone when tb ends.
+func (s *Suite) memory(tb testing.TB) string {
+	tb.Helper()
+	dir := s.Scratch(tb)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700"); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			tb.Errorf("unmount the socket's directory: %v", err)
 		}
 	})
 	return dir

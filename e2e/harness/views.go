@@ -19,6 +19,7 @@ type Status struct {
 	ConfigHash  string   `json:"configHash"`
 	ReloadError string   `json:"reloadError"`
 	Healthy     bool     `json:"healthy"`
+	Goroutines  int      `json:"goroutines"`
 	Problems    []string `json:"problems"`
 	Tenants     []struct {
 		Name       string            `json:"name"`
@@ -51,6 +52,15 @@ type Status struct {
 		Error      string `json:"error"`
 		Generation string `json:"generation"`
 	} `json:"scanners"`
+	Records struct {
+		Written           uint64 `json:"written"`
+		Lost              uint64 `json:"lost"`
+		LostAtCrash       uint64 `json:"lostAtCrash"`
+		Pending           uint64 `json:"pending"`
+		Error             string `json:"error"`
+		Subscribers       int    `json:"subscribers"`
+		LostToSubscribers uint64 `json:"lostToSubscribers"`
+	} `json:"records"`
 	Store Store `json:"store"`
 	Marks struct {
 		Now     int               `json:"now"`

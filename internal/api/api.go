@@ -83,6 +83,7 @@ type Status struct {
 	Healthy    bool              `json:"healthy"`
 	Problems   []string          `json:"problems"` // what makes it unhealthy, each with a remedy
 	Readers    int               `json:"readers"`  // event reader threads
+	Goroutines int               `json:"goroutines"`
 	Tenants    []TenantStatus    `json:"tenants"`
 	Containers []ContainerStatus `json:"containers"`
 	Scanners   []ScannerStatus   `json:"scanners"`
@@ -148,4 +149,5 @@ type RecordsStatus struct {
 	File        string `json:"file,omitempty"`
 	Subscribers int    `json:"subscribers"`
 	LostToSubs  uint64 `json:"lostToSubscribers"`
+	LostAtCrash uint64 `json:"lostAtCrash"` // had not reached the file when earlier agents ended
 }

@@ -62,7 +62,13 @@ func (b *fakeBackend) Ahead(_ context.Context, paused bool) (AheadStatus, error)
 // newBackend returns a backend that keeps 8 records.
 func newBackend(t *testing.T) *fakeBackend {
 	t.Helper()
-	log, err := audit.NewLog(audit.Options{Keep: 8})
+	return newTalliedBackend(t, "")
+}
+
+// newTalliedBackend is newBackend with a tally.
+func newTalliedBackend(t *testing.T, tally string) *fakeBackend {
+	t.Helper()
+	log, err := audit.NewLog(audit.Options{Keep: 8, Tally: tally})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -242,8 +242,8 @@ func TestShutdownGivesUpOnAStuckCall(t *testing.T) {
 }
 
 func TestRecordsStatusIsWhatAuditSays(t *testing.T) {
-	got := RecordsStatus(audit.Status{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5})
-	if got != (RecordsStatus{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5}) {
+	got := RecordsStatus(audit.Status{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5, LostAtCrash: 6})
+	if got != (RecordsStatus{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5, LostAtCrash: 6}) {
 		t.Errorf("converted to %+v", got)
 	}
 }

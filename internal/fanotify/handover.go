@@ -74,13 +74,14 @@ func (r *Readers) Remove(g *Group, patience time.Duration) bool {
 	r.mu.Unlock()
 	// A turn that began before may have found the group in the table.
 	before := r.Turns()
-	deadline := time.Now().Add(patience)
+	over := time.After(patience)
 	for i, was := range before {
 		for was%2 == 1 && r.threads[i].turns.Load() == was {
-			if time.Now().After(deadline) {
+			select {
+			case <-over:
 				return false
+			case <-time.After(time.Millisecond):
 			}
-			time.Sleep(time.Millisecond)
 		}
 	}
 	return true

@@ -20,6 +20,7 @@ import (
 type container struct {
 	guard  *Guard
 	info   announce.Container
+	key    string // names it for the keeper, unlike any other container with its id
 	since  time.Time
 	proc   *process
 	mntns  unix.Stat_t // its mount namespace
@@ -33,6 +34,7 @@ type container struct {
 	pool     atomic.Pointer[pool]    // a reload may move it to another tenant
 	lineage  atomic.Pointer[lineage] // set before its first mark; nil without a memory
 	counters audit.Counters
+	clockSet bool // while an earlier agent guarded it, or none did
 	pairs    execPairs
 	writable atomic.Bool // a file was met on a mount that can be written
 
@@ -191,6 +193,7 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 	if k.audit {
 		o = outcome{fanotify.Allow, audit.ReasonAuditMode}
 	}
+	c.guard.records.Announce()
 	ev.Answer(o.decision)
 	k.told(o, account{detail: detail})
 }

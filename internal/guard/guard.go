@@ -38,6 +38,8 @@ type Options struct {
 	MaxHeld int64
 	// Memory remembers verdicts; nil scans every open.
 	Memory *Memory
+	// Keeper keeps containers guarded while this process is away; nil is none.
+	Keeper Keeper
 }
 
 // A Guard guards containers.
@@ -47,6 +49,7 @@ type Guard struct {
 	records  *audit.Log
 	log      *slog.Logger
 	memory   *Memory
+	keeper   Keeper // nil without
 	marks    *marks // nil without a memory
 	watch    *generations
 	ahead    *ahead.Runner // nil without a memory
@@ -77,7 +80,7 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Guard{
-		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, newGroup: fanotify.NewGroup,
+		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, keeper: o.Keeper, newGroup: fanotify.NewGroup,
 		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, held: held{idle: make(chan struct{}, 1)},
 	}
 	if g.memory != nil {
@@ -106,6 +109,7 @@ func (g *Guard) Apply(cfg *tenant.Config, scanners map[string]scanner.Named) (dr
 	for _, c := range g.guarded() {
 		g.renew(c)
 	}
+	g.Keep() // for how long, and with which fallback
 	return func() {
 		for _, p := range old {
 			p.retire()
@@ -183,9 +187,15 @@ func (g *Guard) Close(ctx context.Context) int {
 	for _, t := range g.tenants() {
 		t.shared.close()
 	}
+	g.finish(ctx)
+	return len(all)
+}
+
+// finish waits for what the containers have left.
+func (g *Guard) finish(ctx context.Context) {
 	idle := make(chan struct{})
 	go func() {
-		g.waitIdle()
+		g.awaitIdle(ctx)
 		g.follow.Wait()
 		close(idle)
 	}()
@@ -195,7 +205,6 @@ func (g *Guard) Close(ctx context.Context) int {
 	case <-ctx.Done():
 		g.log.Warn("scans did not end in time", "held", g.held.n.Load())
 	}
-	return len(all)
 }
 
 func (g *Guard) guarded() []*container {

@@ -83,11 +83,12 @@ const (
 	skipBudget               // no room, and no mark old enough to give way
 	skipShared               // the mark would be for other containers, too
 	skipFailed               // the kernel refused lease or mark
+	skipKeeper               // nobody would hold the lease if the agent ended
 	numSkips
 )
 
 func (s skip) String() string {
-	names := [numSkips]string{"queue", "epoch", "gone", "writer", "changed", "writable", "budget", "shared", "failed"}
+	names := [numSkips]string{"queue", "epoch", "gone", "writer", "changed", "writable", "budget", "shared", "failed", "keeper"}
 	if s < numSkips {
 		return names[s]
 	}

@@ -29,7 +29,7 @@ type pool struct {
 func newPool(g *Guard, name string, p *policy) *pool {
 	t := &pool{
 		name: name, queue: make(chan job, g.opts.Queue), crew: newCrew(g.opts.Workers),
-		shared: sharedGroup{guard: g},
+		shared: sharedGroup{guard: g, tenant: name},
 	}
 	t.policy.Store(p)
 	return t

@@ -84,6 +84,7 @@ func newTask(c *container, t *pool, p *policy, ev *fanotify.Event) *task {
 func (k *task) start(ev *fanotify.Event) {
 	if k.audit {
 		k.expectOpen(fanotify.Allow)
+		k.c.guard.records.Announce()
 		ev.Answer(fanotify.Allow)
 	}
 	k.perm = ev.Take()
@@ -157,7 +158,10 @@ func (k *task) conclude(o outcome, a account) {
 		k.told(o, a)
 		return
 	}
-	before := func() { k.expectOpen(o.decision) }
+	before := func() {
+		k.expectOpen(o.decision)
+		k.c.guard.records.Announce()
+	}
 	if k.perm.AnswerAfter(before, o.decision) {
 		k.pool.waiting.remove(k)
 		k.told(o, a)
@@ -172,11 +176,12 @@ func (k *task) expectOpen(d fanotify.Decision) {
 	}
 }
 
-// told counts and records an event that is answered.
+// told counts and records an event that is answered. It was announced before that: a
+// record that is lost with this process in between is missed by the next one.
 func (k *task) told(o outcome, a account) {
 	took := time.Since(k.began)
 	k.c.count(k.pool, o)
-	k.c.guard.records.Append(k.record(o, a, took))
+	k.c.guard.records.AppendAnnounced(k.record(o, a, took))
 }
 
 // describe looks up who opens what, once, while the opener still waits and the

@@ -79,7 +79,7 @@ func (h *holding) close() {
 func (h *holding) release() {
 	h.stop()
 	for _, g := range h.groups {
-		g.Group.Close()
+		g.Close()
 	}
 	h.groups = nil
 	h.close()
@@ -236,5 +236,5 @@ func (g *heldGroup) abandon() {
 	for !g.readers.Remove(g.Group, time.Minute) {
 	}
 	g.readers.Stop()
-	g.Group.Close()
+	g.Close()
 }

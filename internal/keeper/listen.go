@@ -17,7 +17,7 @@ var ErrRunning = errors.New("another keeper is at work")
 // it tells a keeper at work from a socket that one has left behind. The lock is given
 // up with the process.
 func Listen(socket string) (*net.UnixListener, error) {
-	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
 	if err := lock(socket + ".lock"); err != nil {

@@ -68,7 +68,7 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 		}
 		if err != nil {
 			s.log.Warn("accept", "error", err)
-			time.Sleep(100 * time.Millisecond) // out of descriptors, perhaps
+			<-time.After(100 * time.Millisecond) // out of descriptors, perhaps
 			continue
 		}
 		sessions.Go(func() { s.session(ctx, conn) })

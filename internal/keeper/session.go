@@ -160,10 +160,11 @@ func (c *session) hello(m *message) error {
 // give sends a holding to the agent.
 func (c *session) give(h *holding) error {
 	e, err := c.server.copyOf(h)
-	defer e.Close()
 	if err != nil {
+		e.Close()
 		return c.reply(&message{}, err)
 	}
+	defer e.Close()
 	w, fds := encodeEntry(&e)
 	if err := c.send(&message{Entry: w}, fds); err != nil {
 		return err
