@@ -53,10 +53,3 @@ func (g *Guard) unhold(t *pool) {
 	default:
 	}
 }
-
-// waitIdle returns once no event's descriptor is kept.
-func (g *Guard) waitIdle() {
-	for g.held.n.Load() != 0 {
-		<-g.held.idle
-	}
-}
