@@ -21,7 +21,7 @@ func TestAgentGone(t *testing.T) {
 		how  func(*harness.Agent, testing.TB)
 	}{
 		{"killed", (*harness.Agent).Kill},
-		{"stuck", func(a *harness.Agent, tb testing.TB) { a.Stuck(tb) }},
+		{"stuck", (*harness.Agent).Stuck},
 	} {
 		t.Run(gone.name+"/deny", func(t *testing.T) {
 			agent := suite.StartAgent(t, suite.Hashes(t, "grace: 1s"))

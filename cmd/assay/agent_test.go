@@ -61,7 +61,7 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 				{Destination: "/data", FSType: "ext4", Kind: "mount", Why: "shared with the host"},
 				{Destination: "/pg", FSType: "ext4", Kind: "none", Why: "excluded"},
 			},
-			Allowed: 100, Denied: 4,
+			Allowed: 100, Denied: 4, Kept: b.healthy,
 		}},
 		Scanners: []api.ScannerStatus{{Name: "hashes", Driver: "hashlist", Healthy: true, Generation: "g1"}},
 		Records:  api.RecordsStatus{Written: 104, Lost: 1, File: "/var/log/assay/events.jsonl", Subscribers: 1, LostAtCrash: 3},
@@ -73,10 +73,19 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 		Descriptors: api.DescriptorsStatus{Limit: 1024, Open: 77, Shares: []api.DescriptorShare{
 			{Kind: "reading", Max: 8}, {Kind: "held", Max: 512, Used: new(5)}, {Kind: "marks", Max: 160, Used: new(7)},
 		}},
+		Keeper: api.KeeperStatus{
+			Backend: api.KeeperProcess, Socket: "/run/assay/keeper.sock", PID: 77, Version: "1.2.3", Since: started,
+			Entries: []api.KeptEntry{{Key: "3f2a9b1c8d7e6f5a4b3c2d1e0f@1", Grace: 30_000_000, Fallback: "deny", Leases: 7, Pending: 1}},
+		},
 	}
 	if !b.healthy {
 		st.Problems = []string{"scanner hashes is down: start it"}
 		st.Scanners[0].Healthy, st.Scanners[0].Error = false, "connection refused"
+		st.Keeper = api.KeeperStatus{Backend: api.KeeperProcess, Lost: 2, Trouble: "no such file"}
+		st.TakeOver = &api.TakeOverStatus{
+			At: started, Took: 2100, Since: started.Add(-1500 * time.Millisecond), Why: "its connection ended",
+			Containers: 3, Settled: 1, Answered: 4, Unguarded: []string{"3f2a9b1c8d7e6f5a4b3c2d1e0f"},
+		}
 	}
 	return st
 }

@@ -21,8 +21,9 @@ func (p *program) statusCommand() *cli.Command {
 		Usage: "show what the agent guards, per tenant, container and scanner",
 		Description: `Shows the agent's own account of itself: its tenants with their answers, the
 containers it guards, its scanners, the verdicts it keeps and the kernel marks on
-clean files, what it scans ahead of the first open, and the event records.
-Exits with 1 if the agent calls itself unhealthy, and says why.
+clean files, what it scans ahead of the first open, the event records, the keeper
+that holds the containers while the agent is away, and what came of the last such
+absence. Exits with 1 if the agent calls itself unhealthy, and says why.
 
 "Unscanned" counts files that were allowed although no scanner called them
 clean; the table of reasons says why.
@@ -31,6 +32,7 @@ Examples:
   assay status
   assay status -o json | jq '.containers[].id'
   assay status -o json | jq .cache.hitRate
+  assay status -o json | jq '.containers[] | select(.kept | not)'
   watch assay status`,
 		Action: p.status,
 	}
@@ -104,6 +106,10 @@ func (p *program) agentTable(st *api.Status) *table {
 	t.add("Events", eventsSummary(&st.Events))
 	t.add("Descriptors", descriptorsSummary(&st.Descriptors))
 	t.add("Scans ahead", p.aheadSummary(&st.Ahead))
+	t.add("Keeper", p.keeperSummary(st))
+	if st.TakeOver != nil {
+		t.add("Take-over", p.takeOverSummary(st.TakeOver))
+	}
 	return t
 }
 

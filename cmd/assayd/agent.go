@@ -175,6 +175,8 @@ func (a *agent) unguard(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
 	if a.keeper.connected() {
+		// A disk can be slow, and from the next line on openers wait for the next agent.
+		a.memory.closeStore(ctx, a.log)
 		a.readers.Stop() // what comes from now on is for the next agent
 		n := a.guard.HandOver(ctx)
 		a.log.Info("containers are left to the keeper", "containers", n)

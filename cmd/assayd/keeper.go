@@ -53,11 +53,14 @@ type link struct {
 	limit  int // bounds our descriptors' numbers
 	roster *roster
 
-	mu      sync.Mutex
-	backend backend // nil while there is none
-	trouble string  // why not
+	mu      sync.Mutex // held for a moment only: the status must not wait for a keeper that is stuck
+	backend backend    // nil while there is none
+	trouble string     // why not
 	since   time.Time
-	lost    uint64 // keepers lost so far
+	lost    uint64            // keepers lost so far
+	ending  bool              // one that was lost is being killed
+	kept    map[string]bool   // keys that the keeper holds
+	refused map[string]string // keys that it does not, and why
 }
 
 func newLink(cfg *tenant.Config, limit int, log *slog.Logger) *link {
@@ -89,6 +92,7 @@ func (l *link) connect(ctx context.Context) (keeper.Absence, []keeper.Entry, err
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.backend, l.trouble, l.since = b, "", time.Now()
+	l.kept, l.refused = make(map[string]bool), make(map[string]string)
 	l.log.Info("in the keeper's hands", "backend", l.cfg.Backend, "pid", b.PID(), "entries", len(entries))
 	return a, entries, nil
 }
@@ -196,7 +200,7 @@ func (l *link) run(ctx context.Context, every time.Duration, healthy func() bool
 			if err := b.Beat(); err != nil {
 				l.lose(b, err)
 			}
-		case b == nil && time.Since(tried) >= retryKeeper:
+		case b == nil && !l.isEnding() && time.Since(tried) >= retryKeeper:
 			tried = time.Now()
 			l.reconnect(ctx, renew)
 		}
@@ -219,9 +223,7 @@ func (l *link) reconnect(ctx context.Context, renew func()) {
 // lose gives up a keeper that has ended, or that does not answer. One that is stuck
 // could wake up, believe us gone and answer in our place: so it is killed.
 func (l *link) lose(b backend, why error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.backend != b {
+	if !l.giveUp(b, why) {
 		return
 	}
 	l.log.Error("the keeper is lost: if the agent ended now, containers would be unguarded", "pid", b.PID(), "error", why)
@@ -229,8 +231,29 @@ func (l *link) lose(b backend, why error) {
 		l.log.Error("the keeper does not end", "error", err)
 	}
 	b.Close()
-	l.backend, l.trouble = nil, why.Error()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ending = false
+}
+
+// giveUp reports whether the keeper was ours until now.
+func (l *link) giveUp(b backend, why error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.backend != b {
+		return false
+	}
+	l.backend, l.trouble, l.ending = nil, why.Error(), true
+	l.kept, l.refused = nil, nil
 	l.lost++
+	return true
+}
+
+// isEnding reports whether a keeper that was lost is still being killed.
+func (l *link) isEnding() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ending
 }
 
 // current is the keeper at the moment, or nil.
@@ -246,12 +269,17 @@ func (l *link) connected() bool { return l.current() != nil }
 // Keep implements [guard.Keeper].
 func (l *link) Keep(e *keeper.Entry) error {
 	l.roster.put(e)
-	return l.with(func(b backend) error { return b.Keep(e) })
+	return l.with(func(b backend) error {
+		err := b.Keep(e)
+		l.note(b, e.Key, err)
+		return err
+	})
 }
 
 // Forget implements [guard.Keeper].
 func (l *link) Forget(key string) error {
 	l.roster.drop(key)
+	l.unnote(key)
 	return l.with(func(b backend) error { return b.Forget(key) })
 }
 

@@ -130,6 +130,9 @@ func recordedOpens(t *testing.T, file, below string) (opens int) {
 				t.Fatalf("record %d comes after record %d", r.Seq, seq)
 			}
 			seq = r.Seq
+			if r.Reason == "timeout" {
+				t.Errorf("a scan that takes no time was not through by the deadline: %s", lines.Text())
+			}
 			if r.Op == "open" && len(r.Path) > len(below) && r.Path[:len(below)] == below {
 				opens++
 			}

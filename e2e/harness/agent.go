@@ -25,6 +25,7 @@ type Agent struct {
 	under  []string // what runs the agent, and has its pid; empty: nothing
 	dir    string
 	config string // path of its configuration
+	binary string // of assayd
 	log    string // path of its standard error, of all its processes
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the process has been waited for
@@ -49,7 +50,7 @@ func (s *Suite) StartAgentUnder(tb testing.TB, under []string, config string) *A
 	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
-		Socket: filepath.Join(s.memory(tb), "agent.sock"), suite: s, under: under, dir: dir,
+		Socket: filepath.Join(s.memory(tb), "agent.sock"), suite: s, under: under, dir: dir, binary: s.Bin("assayd"),
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
@@ -89,6 +90,9 @@ func (a *Agent) Restart(tb testing.TB) {
 	a.events = a.follow(tb)
 }
 
+// Use makes the next start one of another binary.
+func (a *Agent) Use(binary string) { a.binary = binary }
+
 // Again is Restart without following the records: for tests that do so often.
 func (a *Agent) Again(tb testing.TB) {
 	tb.Helper()
@@ -113,7 +117,7 @@ func (a *Agent) start(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	defer log.Close()
-	args := append(slices.Clone(a.under), a.suite.Bin("assayd"), "--config", a.config)
+	args := append(slices.Clone(a.under), a.binary, "--config", a.config)
 	a.cmd = exec.Command(args[0], args[1:]...)
 	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	a.cmd.Stdout, a.cmd.Stderr = log, log

@@ -120,7 +120,10 @@ func (s *Suite) memory(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
+		ctx, cancel := cleanupContext()
+		defer cancel()
+		// A process that ends no longer shows what it was, and may still have files open.
+		if err := eventually(ctx, patience, func() error { return unix.Unmount(dir, 0) }); err != nil {
 			tb.Errorf("unmount the socket's directory: %v", err)
 		}
 	})

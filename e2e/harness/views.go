@@ -15,6 +15,7 @@ import (
 // A Status is what these tests read from `assay -o json status`. It is written
 // down here a second time on purpose: a renamed field has to fail a test.
 type Status struct {
+	Version     string   `json:"version"`
 	PID         int      `json:"pid"`
 	ConfigHash  string   `json:"configHash"`
 	ReloadError string   `json:"reloadError"`
@@ -45,7 +46,22 @@ type Status struct {
 			Kind        string `json:"kind"`
 			Why         string `json:"why"`
 		} `json:"marks"`
+		Kept bool `json:"kept"`
 	} `json:"containers"`
+	Keeper struct {
+		Backend string `json:"backend"`
+		PID     int    `json:"pid"`
+		Trouble string `json:"trouble"`
+		Entries []struct {
+			Key    string `json:"key"`
+			Leases int    `json:"leases"`
+		} `json:"entries"`
+	} `json:"keeper"`
+	TakeOver *struct {
+		Containers int      `json:"containers"`
+		Unguarded  []string `json:"unguarded"`
+		Failed     []string `json:"failed"`
+	} `json:"takeOver"`
 	Scanners []struct {
 		Name       string `json:"name"`
 		Healthy    bool   `json:"healthy"`
@@ -99,6 +115,7 @@ type Record struct {
 	Verdict  string `json:"verdict"`
 	Source   string `json:"source"`
 	Reason   string `json:"reason"`
+	Micros   int64  `json:"micros"`
 	Scanners []struct {
 		Name      string `json:"name"`
 		Verdict   string `json:"verdict"`

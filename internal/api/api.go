@@ -25,6 +25,7 @@ const (
 	PathExplain  = "/v1/explain"  // GET ?container=NAME&path=PATH -> Explanation
 	PathScan     = "/v1/scan"     // POST ScanRequest -> ScanLine, one a line
 	PathAhead    = "/v1/ahead"    // POST {"paused":true} -> AheadStatus
+	// DELETE of announce.Path + "/" + NAME -> Released.
 )
 
 // A Backend does what the socket asks for.
@@ -57,6 +58,9 @@ type Backend interface {
 	// Ahead pauses or resumes the scanning ahead of the first open, and returns
 	// the state that this led to. To pause what is paused is no error.
 	Ahead(ctx context.Context, paused bool) (AheadStatus, error)
+	// Release ends the guard of a container, which goes on unguarded. The container
+	// is what an operator calls it: see [FindContainer].
+	Release(ctx context.Context, container string) (Released, error)
 }
 
 // A CheckResult is the verdict on a descriptor that a client passed in.
@@ -95,6 +99,8 @@ type Status struct {
 	// Descriptors is how the agent's descriptors are shared out.
 	Descriptors DescriptorsStatus `json:"descriptors"`
 	Ahead       AheadStatus       `json:"ahead"`
+	Keeper      KeeperStatus      `json:"keeper"`
+	TakeOver    *TakeOverStatus   `json:"takeOver,omitempty"` // the last one, if there was one
 }
 
 // A TenantStatus is one tenant's numbers since the agent started.
@@ -130,6 +136,7 @@ type ContainerStatus struct {
 	Marks     []Mark    `json:"marks"`
 	Allowed   uint64    `json:"allowed"`
 	Denied    uint64    `json:"denied"`
+	Kept      bool      `json:"kept"` // the keeper holds it: it stays guarded while the agent is away
 }
 
 // A Mark is one mark of a container, or a mount that was left unmarked.

@@ -112,6 +112,7 @@ func fillEmpty(st *Status) {
 		notNil(&st.Containers[i].Marks)
 	}
 	fillAhead(&st.Ahead)
+	fillKeeper(st)
 	st.Cache.HitRate = HitRate(st.Cache.Hits, st.Cache.Misses)
 	notNilMap(&st.Store.Lost)
 	notNilMap(&st.Marks.Skipped)

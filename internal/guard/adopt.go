@@ -35,7 +35,7 @@ type TakeOver struct {
 	// Unguarded are containers that nobody kept: from the end of the last agent until
 	// now they ran without a gate.
 	Unguarded []string
-	Failed    []string // containers that could not be taken over
+	Failed    []string // containers that could not be taken over: from now on they run without a gate
 }
 
 // errOver says that a container has ended, or is exempt by now: there is nothing to
@@ -101,7 +101,7 @@ func (t *takeOver) one(e *keeper.Entry) {
 	case errors.Is(err, errOver):
 		t.result.Gone++
 	case err != nil:
-		t.result.Failed = append(t.result.Failed, e.Key)
+		t.result.Failed = append(t.result.Failed, idOf(e.Key))
 		t.guard.log.Error("a container cannot be taken over; it is unguarded from now on", "container", e.Key, "error", err,
 			"remedy", "restart it")
 	case nobody:

@@ -235,6 +235,20 @@ func (g *Guard) release(c *container, why string) {
 	g.log.Info("container released", "container", c.info.ID, "tenant", c.pool.Load().name, "why", why)
 }
 
+// Release ends the guard of a running container, which goes on unguarded: its marks go,
+// whoever waits is answered by onError, and the keeper gives it up. It reports whether
+// there is such a container.
+func (g *Guard) Release(id, why string) bool {
+	g.mu.Lock()
+	c := g.containers[id]
+	g.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	g.release(c, why)
+	return true
+}
+
 // exited follows a container until its first process exits.
 func (g *Guard) exited(c *container) {
 	if err := c.proc.wait(); err != nil {
@@ -266,6 +280,7 @@ type ContainerState struct {
 	Since                            time.Time
 	Mounts                           []Mount
 	Answers                          audit.Counts
+	Keys                             []string // of the keeper's entries that a successor needs
 }
 
 // Tenants describes the tenants in the order of the configuration.
@@ -302,7 +317,7 @@ func (g *Guard) Containers() []ContainerState {
 		states = append(states, ContainerState{
 			ID: c.info.ID, Name: c.info.Name, Namespace: c.info.Namespace, Pod: c.info.Pod,
 			Tenant: c.pool.Load().name, PID: c.info.PID, Since: c.since,
-			Mounts: c.marked(), Answers: c.counters.Snapshot(),
+			Mounts: c.marked(), Answers: c.counters.Snapshot(), Keys: c.keys(),
 		})
 	}
 	slices.SortFunc(states, func(a, b ContainerState) int { return a.Since.Compare(b.Since) })

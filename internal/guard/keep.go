@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -141,29 +142,58 @@ func (c *container) forget() {
 	}
 }
 
+// keys names the entries that a successor needs to guard the container.
+func (c *container) keys() []string {
+	if c.sharing == nil {
+		return []string{c.key}
+	}
+	return []string{c.key, c.sharing.name()}
+}
+
+// name is what the keeper calls the group.
+func (s *sharedGroup) name() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.key
+}
+
+// idOf returns the id of the container that a key is of.
+func idOf(key string) string {
+	if at := strings.LastIndexByte(key, '@'); at >= 0 {
+		return key[:at]
+	}
+	return key
+}
+
 // keep gives the keeper a group that has members.
 func (s *sharedGroup) keep() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	e, err := s.entry()
+	if e != nil && err == nil {
+		err = s.guard.keeper.Keep(e) // without s.mu, for which events would wait
+	}
+	if e != nil {
+		e.Close()
+	}
+	if err != nil {
+		s.guard.log.Warn("a shared group is not in the keeper's hands", "tenant", s.tenant, "error", err)
+	}
+}
+
+// entry describes the group for a successor, nil if it has no members. The caller
+// closes it.
+func (s *sharedGroup) entry() (*keeper.Entry, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if s.guard.keeper == nil || len(s.members) == 0 {
-		return
+		return nil, nil //nolint:nilnil // nothing to keep is not an error
 	}
-	t := s.members[0].pool.Load()
-	p := t.policy.Load()
-	state, err := json.Marshal(kept{Shared: t.name})
+	state, err := json.Marshal(kept{Shared: s.tenant})
 	if err != nil {
-		s.guard.log.Warn("a shared group is not in the keeper's hands", "tenant", t.name, "error", err)
-		return
+		return nil, fmt.Errorf("describe the group: %w", err)
 	}
+	p := s.members[0].pool.Load().policy.Load()
 	e := &keeper.Entry{Key: s.key, Grace: p.Grace, Fallback: p.fallback(), State: state}
-	defer e.Close()
-	err = addGroup(e, keeper.Group, s.group)
-	if err == nil {
-		err = s.guard.keeper.Keep(e)
-	}
-	if err != nil {
-		s.guard.log.Warn("a shared group is not in the keeper's hands", "tenant", t.name, "error", err)
-	}
+	return e, addGroup(e, keeper.Group, s.group)
 }
 
 // absent counts and records what was answered for a container without this agent.

@@ -129,7 +129,7 @@ func (c *Client) Unlease(serial uint64) {
 func (c *Client) Beat() error { return c.do(&message{Op: opBeat}, nil) }
 
 // Release kills the agent and gives up everything that the keeper holds: containers
-// go on unguarded. It returns how many entries there were.
+// go on unguarded. It returns how many containers there were.
 func (c *Client) Release() (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

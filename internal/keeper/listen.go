@@ -36,7 +36,8 @@ func Listen(socket string) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// lock takes the lock file for as long as the process lives.
+// lock takes the lock file for as long as the process lives, and writes our pid into
+// it: for whoever has to end a keeper that does not answer.
 func lock(file string) error {
 	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -48,6 +49,14 @@ func lock(file string) error {
 			return fmt.Errorf("%w: %s is locked", ErrRunning, file)
 		}
 		return fmt.Errorf("lock %s: %w", file, err)
+	}
+	err = unix.Ftruncate(fd, 0)
+	if err == nil {
+		_, err = unix.Pwrite(fd, fmt.Appendln(nil, os.Getpid()), 0)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return fmt.Errorf("write %s: %w", file, err)
 	}
 	return nil
 }

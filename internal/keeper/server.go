@@ -276,7 +276,7 @@ func (s *Server) patience() time.Duration {
 }
 
 // release kills the agent and gives everything up: marks go, whatever waits is
-// allowed. It returns how many entries there were.
+// allowed. It returns how many containers there were.
 func (s *Server) release() int {
 	s.mu.Lock()
 	agent := s.agent
@@ -286,13 +286,16 @@ func (s *Server) release() int {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := len(s.held)
+	n := 0
 	for key, h := range s.held {
+		if h.process >= 0 { // and not a group that several share
+			n++
+		}
 		h.settle()
 		h.release()
 		delete(s.held, key)
 	}
-	s.log.Warn("released everything", "entries", n)
+	s.log.Warn("released everything: what runs goes on unguarded", "containers", n)
 	return n
 }
 
