@@ -103,6 +103,8 @@ func (p *program) agentTable(st *api.Status) *table {
 	t.add("Verdicts", cacheSummary(&st.Cache))
 	addStore(t, &st.Store)
 	t.add("Kernel marks", marksSummary(&st.Marks))
+	t.add("Events", eventsSummary(&st.Events))
+	t.add("Descriptors", descriptorsSummary(&st.Descriptors))
 	t.add("Scans ahead", p.aheadSummary(&st.Ahead))
 	t.add("Keeper", p.keeperSummary(st))
 	if st.TakeOver != nil {
@@ -142,10 +144,46 @@ func records(r *api.RecordsStatus) string {
 // marksSummary is the kernel's marks on clean files in a line.
 func marksSummary(m *api.MarksStatus) string {
 	line := fmt.Sprintf("%d of %d, %d placed, %d broken by writers, %d evicted, %d flushed", m.Now, m.Max, m.Placed, m.Broken, m.Evicted, m.Flushed)
+	if m.Shed > 0 {
+		line += fmt.Sprintf(", %d given up for events", m.Shed)
+	}
 	if skipped := reasonCounts(m.Skipped); skipped != "" {
 		line += "; none for " + skipped
 	}
 	return line
+}
+
+// eventsSummary is what event readers met in a line.
+func eventsSummary(e *api.EventsStatus) string {
+	parts := []string{fmt.Sprintf("%d read", e.Read)}
+	if unopened := reasonCounts(e.Unopened); unopened != "" {
+		parts = append(parts, "denied by the kernel "+unopened)
+	}
+	for _, n := range []struct {
+		count uint64
+		what  string
+	}{
+		{e.ReadErrors, "failed reads"},
+		{e.Malformed, "malformed"},
+		{e.FailedAnswers, "failed answers"},
+		{e.KernelComplaints, "complaints of the kernel"},
+	} {
+		if n.count > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n.count, n.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// descriptorsSummary is the budget of descriptors in a line.
+func descriptorsSummary(d *api.DescriptorsStatus) string {
+	parts := []string{fmt.Sprintf("%d of %d", d.Open, d.Limit)}
+	for _, s := range d.Shares {
+		if s.Used != nil {
+			parts = append(parts, fmt.Sprintf("%s %d of %d", s.Kind, *s.Used, s.Max))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // aheadSummary is the scanning ahead of the first open in a line.
@@ -170,12 +208,21 @@ func (p *program) aheadSummary(a *api.AheadStatus) string {
 
 func tenantTable(st *api.Status) *table {
 	t := &table{heading: []string{
-		"TENANT", "MODE", "CONTAINERS", "QUEUED", "IN FLIGHT", "SCANS", "MARKS", "ALLOWED", "DENIED", "UNSCANNED",
+		"TENANT", "MODE", "CONTAINERS", "PENDING", "OLDEST", "QUEUED", "IN FLIGHT", "STUCK", "SCANS", "MARKS", "ALLOWED", "DENIED", "UNSCANNED",
 	}}
 	for _, n := range st.Tenants {
-		t.add(n.Name, n.Mode, n.Containers, n.Queued, n.InFlight, n.Scans, n.Marks, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
+		t.add(n.Name, n.Mode, n.Containers, n.Pending, age(n.OldestMicros), n.Queued, n.InFlight,
+			count(uint64(max(0, n.Stuck)), red), n.Scans, n.Marks, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
 	}
 	return t
+}
+
+// age is for how long the oldest opener waits.
+func age(micros int64) string {
+	if micros == 0 {
+		return "-"
+	}
+	return (time.Duration(micros) * time.Microsecond).Round(time.Millisecond).String()
 }
 
 // reasonTable says why answers were what they were.

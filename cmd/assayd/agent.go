@@ -46,6 +46,7 @@ type agent struct {
 	taken   guard.TakeOver
 	memory  *memory
 	watch   *watchdog
+	budget  budget
 	hangups chan os.Signal // each asks for a reload
 
 	mu        sync.Mutex // guards what a reload replaces
@@ -59,8 +60,8 @@ func serve(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("permission marks need root (run it as root, or as a service)")
 	}
-	bounds := raiseLimits(o.log)
-	a := &agent{options: o, started: time.Now(), hangups: make(chan os.Signal, 1)}
+	bounds := newBudget(raiseLimits(o.log), o.readers, o.config.Scanners)
+	a := &agent{options: o, started: time.Now(), budget: bounds, hangups: make(chan os.Signal, 1)}
 	// First of all: a SIGHUP that nobody waits for ends the process.
 	signal.Notify(a.hangups, unix.SIGHUP)
 	defer signal.Stop(a.hangups)
@@ -97,7 +98,10 @@ func serve(ctx context.Context, o options) (err error) {
 		Keeper: a.keeper,
 	}, o.config, a.scanners)
 	defer a.unguard(context.WithoutCancel(ctx))
-	a.watch = &watchdog{readers: a.readers, log: o.log}
+	kernel := watchKernel(o.config, o.log) // before marks are placed
+	defer kernel.close()
+	a.watch = &watchdog{readers: a.readers, tenants: a.guard.Look, kernel: kernel, log: o.log}
+	a.sayLimits()
 	a.takeOver(ctx)
 	beating, stop := context.WithCancel(ctx)
 	defer stop()
@@ -132,6 +136,9 @@ func (a *agent) attend(ctx context.Context, served <-chan error) error {
 			return nil
 		case err := <-served:
 			return fmt.Errorf("socket: %w", err)
+		case err := <-a.readers.Failed():
+			a.log.Error("events cannot be answered: the agent ends, so that nobody waits for it", "error", err)
+			return err
 		case <-a.hangups:
 			a.reload() //nolint:contextcheck // the containers' lives bound what it does to them
 		case <-feed.C:

@@ -302,9 +302,7 @@ func (f handlerFunc) HandleEvent(ev *fanotify.Event) { f(ev) }
 // TestKernelServe starts the agent on a socket, reloads it by signal and stops it
 // with a container that it guards.
 func TestKernelServe(t *testing.T) {
-	if limit, err := os.ReadFile(groupsKnob); err == nil { // which the agent raises
-		t.Cleanup(func() { _ = os.WriteFile(groupsKnob, limit, 0) })
-	}
+	keepKnobs(t)
 	socket := filepath.Join(t.TempDir(), "agent.sock")
 	common := "socket: " + socket + "\nstate: " + t.TempDir() + "\nkeeper: {backend: \"off\"}\n"
 	path := file(t, common)
@@ -378,9 +376,7 @@ func statusUntil(t *testing.T, client *api.Client, ended <-chan error, wanted fu
 }
 
 func TestKernelServeFails(t *testing.T) {
-	if limit, err := os.ReadFile(groupsKnob); err == nil {
-		t.Cleanup(func() { _ = os.WriteFile(groupsKnob, limit, 0) })
-	}
+	keepKnobs(t)
 	blocked := file(t, "{}")
 	var said strings.Builder
 	code := run([]string{"assayd", "--config", file(t, "socket: "+blocked+"/agent.sock\nstate: "+t.TempDir()+"\n")}, &said)

@@ -91,19 +91,21 @@ func (a *agent) Release(_ context.Context, word string) (api.Released, error) {
 // Status describes the agent.
 func (a *agent) Status(ctx context.Context) api.Status {
 	a.mu.Lock()
-	cfg, built, reloadErr := a.config, a.scanners, a.reloadErr
+	cfg, built, reloadErr, shares := a.config, a.scanners, a.reloadErr, a.budget
 	a.mu.Unlock()
+	tenants, marks := a.guard.Tenants(), a.guard.Marks()
 	containers := a.guard.Containers()
 	held := make(chan api.KeeperStatus, 1)
 	go func() { held <- a.keeper.status(ctx) }()
 	s := api.Status{
 		Version: version, PID: os.Getpid(), Started: a.started,
 		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(), Goroutines: runtime.NumGoroutine(),
-		Tenants: tenantStatus(a.guard.Tenants()), Containers: a.containerStatus(containers),
+		Tenants: tenantStatus(tenants), Containers: a.containerStatus(containers),
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),
 		Records:  api.RecordsStatus(a.records.Status()),
-		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(a.guard.Marks()), Ahead: a.aheadStatus(),
+		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(marks), Ahead: a.aheadStatus(),
 		Keeper: <-held, TakeOver: takeOverStatus(&a.taken),
+		Events: a.eventsStatus(), Descriptors: shares.status(tenants, marks),
 	}
 	s.Problems = append(a.keeper.keeperProblems(&s.Keeper), takeOverProblems(&a.taken, containers)...)
 	if reloadErr != nil {
@@ -121,9 +123,8 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	if s.Store.Error != "" {
 		s.Problems = append(s.Problems, "verdicts will not survive a restart: "+s.Store.Error)
 	}
-	if n := a.watch.stuck.Load(); n > 0 {
-		s.Problems = append(s.Problems, fmt.Sprintf("%d of %d event readers make no progress (a file on a network or FUSE volume may hang)", n, s.Readers))
-	}
+	s.Problems = append(s.Problems, a.watch.wrong()...)
+	s.Problems = append(s.Problems, a.limitProblems(tenants, len(s.Containers))...)
 	s.Healthy = len(s.Problems) == 0
 	return s
 }
@@ -133,6 +134,7 @@ func tenantStatus(states []guard.TenantState) []api.TenantStatus {
 	for _, t := range states {
 		list = append(list, api.TenantStatus{
 			Name: t.Name, Mode: string(t.Mode), Containers: t.Containers, Queued: t.Queued, InFlight: t.InFlight,
+			Pending: t.Pending, OldestMicros: t.Oldest.Microseconds(), Held: t.Held, Stuck: t.Stuck,
 			Scans: t.Scans, Marks: t.Marks,
 			Allowed: t.Answers.Allowed, Denied: t.Answers.Denied, Unscanned: t.Answers.Unscanned, Reasons: t.Answers.Reasons,
 		})

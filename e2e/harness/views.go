@@ -23,17 +23,22 @@ type Status struct {
 	Goroutines  int      `json:"goroutines"`
 	Problems    []string `json:"problems"`
 	Tenants     []struct {
-		Name       string            `json:"name"`
-		Mode       string            `json:"mode"`
-		Containers int               `json:"containers"`
-		Queued     int               `json:"queued"`
-		InFlight   int               `json:"inFlight"`
-		Scans      uint64            `json:"scans"`
-		Marks      int               `json:"marks"`
-		Allowed    uint64            `json:"allowed"`
-		Denied     uint64            `json:"denied"`
-		Unscanned  uint64            `json:"unscanned"`
-		Reasons    map[string]uint64 `json:"reasons"`
+		Name       string `json:"name"`
+		Mode       string `json:"mode"`
+		Containers int    `json:"containers"`
+		Queued     int    `json:"queued"`
+		InFlight   int    `json:"inFlight"`
+		Pending    int    `json:"pending"`
+		Held       int    `json:"held"`
+		Stuck      int    `json:"stuck"`
+		// OldestMicros is for how long the first opener waits.
+		OldestMicros int64             `json:"oldestMicros"`
+		Scans        uint64            `json:"scans"`
+		Marks        int               `json:"marks"`
+		Allowed      uint64            `json:"allowed"`
+		Denied       uint64            `json:"denied"`
+		Unscanned    uint64            `json:"unscanned"`
+		Reasons      map[string]uint64 `json:"reasons"`
 	} `json:"tenants"`
 	Containers []struct {
 		ID        string `json:"id"`
@@ -77,7 +82,20 @@ type Status struct {
 		Subscribers       int    `json:"subscribers"`
 		LostToSubscribers uint64 `json:"lostToSubscribers"`
 	} `json:"records"`
-	Store Store `json:"store"`
+	Store  Store `json:"store"`
+	Events struct {
+		Read          uint64            `json:"read"`
+		Unopened      map[string]uint64 `json:"unopened"`
+		FailedAnswers uint64            `json:"failedAnswers"`
+	} `json:"events"`
+	Descriptors struct {
+		Limit  int `json:"limit"`
+		Open   int `json:"open"`
+		Shares []struct {
+			Kind string `json:"kind"`
+			Max  int    `json:"max"`
+		} `json:"shares"`
+	} `json:"descriptors"`
 	Marks struct {
 		Now     int               `json:"now"`
 		Placed  uint64            `json:"placed"`

@@ -95,24 +95,33 @@ type Status struct {
 	Cache      CacheStatus       `json:"cache"`
 	Store      StoreStatus       `json:"store"`
 	Marks      MarksStatus       `json:"marks"`
-	Ahead      AheadStatus       `json:"ahead"`
-	Keeper     KeeperStatus      `json:"keeper"`
-	TakeOver   *TakeOverStatus   `json:"takeOver,omitempty"` // the last one, if there was one
+	Events     EventsStatus      `json:"events"`
+	// Descriptors is how the agent's descriptors are shared out.
+	Descriptors DescriptorsStatus `json:"descriptors"`
+	Ahead       AheadStatus       `json:"ahead"`
+	Keeper      KeeperStatus      `json:"keeper"`
+	TakeOver    *TakeOverStatus   `json:"takeOver,omitempty"` // the last one, if there was one
 }
 
 // A TenantStatus is one tenant's numbers since the agent started.
 type TenantStatus struct {
-	Name       string            `json:"name"`
-	Mode       string            `json:"mode"`
-	Containers int               `json:"containers"`
-	Queued     int               `json:"queued"`    // events waiting for a worker
-	InFlight   int               `json:"inFlight"`  // events being scanned
-	Scans      uint64            `json:"scans"`     // files that scanners were asked about
-	Marks      int               `json:"marks"`     // ignore marks on clean files now
-	Allowed    uint64            `json:"allowed"`   // answers
-	Denied     uint64            `json:"denied"`    // answers
-	Unscanned  uint64            `json:"unscanned"` // allows of something no scanner called clean
-	Reasons    map[string]uint64 `json:"reasons"`   // answers by reason, non-zero only
+	Name       string `json:"name"`
+	Mode       string `json:"mode"`
+	Containers int    `json:"containers"`
+	Queued     int    `json:"queued"`   // events waiting for a worker
+	InFlight   int    `json:"inFlight"` // events being scanned
+	// Pending are openers that wait for an answer, those whose event nobody has read yet
+	// included, and OldestMicros for how long the first of those that were read waits.
+	Pending      int               `json:"pending"`
+	OldestMicros int64             `json:"oldestMicros"`
+	Held         int               `json:"held"`      // events whose descriptor is kept
+	Stuck        int               `json:"stuck"`     // scans that did not come back, whose workers were replaced
+	Scans        uint64            `json:"scans"`     // files that scanners were asked about
+	Marks        int               `json:"marks"`     // ignore marks on clean files now
+	Allowed      uint64            `json:"allowed"`   // answers
+	Denied       uint64            `json:"denied"`    // answers
+	Unscanned    uint64            `json:"unscanned"` // allows of something no scanner called clean
+	Reasons      map[string]uint64 `json:"reasons"`   // answers by reason, non-zero only
 }
 
 // A ContainerStatus is one guarded container.

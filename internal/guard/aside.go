@@ -56,7 +56,7 @@ func newAside(c *container) (*aside, error) {
 
 // serveAside reads a group with a reader of its own. It closes the group if it cannot.
 func serveAside(c *container, group *fanotify.Group) (*aside, error) {
-	readers, err := fanotify.StartAside()
+	readers, err := c.guard.readers.StartAside()
 	if err != nil {
 		group.Close()
 		return nil, err

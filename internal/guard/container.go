@@ -179,7 +179,7 @@ func (c *container) handOn(t *pool, p *policy, ev *fanotify.Event) {
 		c.refuse(k, ev, outcome{fanotify.Allow, audit.ReasonSelf}, "opened by the agent itself, which is a defect: please report it")
 	case c.ctx.Err() != nil:
 		c.refuse(k, ev, p.stopping(), errStopping.Error())
-	case !c.guard.hold():
+	case !c.guard.hold(t):
 		c.refuse(k, ev, p.overload(), "too many events wait for a scan: descriptors are scarce")
 	default:
 		k.start(ev)
@@ -201,6 +201,9 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 // unopened records an opener that the kernel denied because it could not open
 // the file for us.
 func (c *container) unopened(tid int, errno error) {
+	if isScarce(errno) {
+		c.guard.marks.starve()
+	}
 	t := c.pool.Load()
 	o := outcome{fanotify.Deny, audit.ReasonOpenFailed}
 	c.count(t, o)

@@ -55,8 +55,8 @@ type Guard struct {
 	ahead    *ahead.Runner // nil without a memory
 	newGroup func() (*fanotify.Group, error)
 
-	held     atomic.Int64   // events whose descriptor is kept
-	idle     chan struct{}  // one place: none is kept any more
+	held     held
+	several  atomic.Bool    // there is more than one tenant
 	follow   sync.WaitGroup // goroutines that wait for containers to exit
 	stopping atomic.Bool
 
@@ -81,10 +81,10 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 	}
 	g := &Guard{
 		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, keeper: o.Keeper, newGroup: fanotify.NewGroup,
-		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, idle: make(chan struct{}, 1),
+		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, held: held{idle: make(chan struct{}, 1)},
 	}
 	if g.memory != nil {
-		g.marks = newMarks(g.memory)
+		g.marks = newMarks(g.memory, g.lacking)
 	}
 	g.Apply(cfg, scanners)
 	if g.memory != nil {
@@ -135,6 +135,7 @@ func (g *Guard) install(cfg *tenant.Config, scanners map[string]scanner.Named) (
 		}
 	}
 	g.config = cfg
+	g.several.Store(len(cfg.Tenants) > 1)
 	for _, c := range g.containers {
 		g.assign(c)
 	}
@@ -170,26 +171,6 @@ func (g *Guard) renew(c *container) {
 	}
 }
 
-// hold counts one more event whose descriptor is kept, or reports that there are
-// too many.
-func (g *Guard) hold() bool {
-	if n := g.held.Add(1); g.opts.MaxHeld > 0 && n > g.opts.MaxHeld {
-		g.unhold()
-		return false
-	}
-	return true
-}
-
-func (g *Guard) unhold() {
-	if g.held.Add(-1) != 0 {
-		return
-	}
-	select {
-	case g.idle <- struct{}{}:
-	default:
-	}
-}
-
 // Close answers everything that waits and releases all containers: from then on
 // nothing guards them. It returns how many that were. ctx bounds the wait for
 // scanners that do not end; their openers are answered all the same.
@@ -222,7 +203,7 @@ func (g *Guard) finish(ctx context.Context) {
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		g.log.Warn("scans did not end in time", "held", g.held.Load())
+		g.log.Warn("scans did not end in time", "held", g.held.n.Load())
 	}
 }
 
@@ -282,6 +263,11 @@ type TenantState struct {
 	Mode             tenant.Mode
 	Containers       int
 	Queued, InFlight int
+	Held             int           // events whose descriptor is kept
+	Pending          int           // openers that wait, those whose event nobody has read yet included
+	Oldest           time.Duration // for how long the first of those whose event was read waits
+	Stuck            int           // workers that do not come back
+	Reserve          bool          // there is a group to share when the kernel allows no more
 	Answers          audit.Counts
 	Scans            uint64 // made by scanners
 	Marks            int    // files that the kernel lets through now
@@ -306,9 +292,12 @@ func (g *Guard) Tenants() []TenantState {
 		t := g.pools[g.config.Tenants[i].Name]
 		s := TenantState{
 			Name: t.name, Mode: t.policy.Load().Mode, Queued: len(t.queue),
-			InFlight: int(t.workers.Load()), Answers: t.counters.Snapshot(),
+			InFlight: int(t.crew.workers.Load()), Answers: t.counters.Snapshot(),
 			Scans: t.scans.Load(), Marks: g.marks.count(t),
+			Held: int(t.held.Load()), Stuck: int(t.crew.stuck.Load()), Reserve: t.shared.reserved(),
 		}
+		s.Pending, s.Oldest, _ = t.waiting.oldest()
+		s.Pending += t.unread(g.containers)
 		for _, c := range g.containers {
 			if c.pool.Load() == t {
 				s.Containers++
@@ -371,7 +360,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 	ctx, cancel := context.WithTimeout(ctx, t.policy.Load().Deadline)
 	defer cancel()
 	done := make(chan Verdict, 1)
-	queued := t.submit(func() {
+	queued := t.submit(job{run: func() {
 		p := t.usePolicy()
 		if p == nil {
 			done <- Verdict{Decision: "deny", Reason: audit.ReasonError, Detail: "the tenant was removed by a reload"}
@@ -386,7 +375,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 			Decision: decisionName(o.decision), Reason: o.reason,
 			Detail: VerdictDetail(r.Verdict), Result: r,
 		}
-	})
+	}})
 	v := Verdict{}
 	if queued {
 		v = <-done // fd is lent: wait for the worker, whose ctx ends at the deadline

@@ -35,9 +35,9 @@ func (g *Guard) HandOver(ctx context.Context) int {
 
 // awaitIdle waits until no event is held, or ctx ends.
 func (g *Guard) awaitIdle(ctx context.Context) {
-	for g.held.Load() != 0 && ctx.Err() == nil {
+	for g.held.n.Load() != 0 && ctx.Err() == nil {
 		select {
-		case <-g.idle:
+		case <-g.held.idle:
 		case <-ctx.Done():
 		}
 	}

@@ -61,8 +61,13 @@ type marks struct {
 	age *list.List // of *mark, oldest first
 	of  map[*pool]int
 
-	placed, broken, evicted, flushed atomic.Uint64
-	skipped                          [numSkips]atomic.Uint64
+	lacking func() int64  // descriptors that events need of the marks' share
+	leased  atomic.Int64  // marks with a lease, and so with a descriptor
+	thin    chan struct{} // one place: some have to go
+	starved atomic.Bool   // whatever the shares are
+
+	placed, broken, evicted, flushed, gaveWay atomic.Uint64
+	skipped                                   [numSkips]atomic.Uint64
 }
 
 // A skip says why a file got no mark. The set is closed: each has a counter.
@@ -90,10 +95,11 @@ func (s skip) String() string {
 	return "invalid"
 }
 
-func newMarks(m *Memory) *marks {
+func newMarks(m *Memory, lacking func() int64) *marks {
 	ms := &marks{
 		leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, wishes), stop: make(chan struct{}),
 		all: make(map[*container]map[layer.Identity]*mark), age: list.New(), of: make(map[*pool]int),
+		lacking: lacking, thin: make(chan struct{}, 1),
 	}
 	ms.done.Go(ms.run)
 	return ms
@@ -165,6 +171,8 @@ func (ms *marks) run() {
 				slot, _ := ms.slot(&w)
 				slot.Store(0)
 			}
+		case <-ms.thin:
+			ms.shed()
 		case <-second.C:
 			ms.now.Add(1)
 		case <-sweep.C:

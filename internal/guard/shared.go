@@ -65,6 +65,13 @@ func (s *sharedGroup) open() error {
 	return nil
 }
 
+// reserved reports whether the group exists.
+func (s *sharedGroup) reserved() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.group != nil
+}
+
 // have makes group the one of the tenant. The caller holds s.mu.
 func (s *sharedGroup) have(group *fanotify.Group) {
 	s.group, s.byMount = group, make(map[int]*container)
