@@ -23,7 +23,7 @@ type Agent struct {
 
 	suite  *Suite
 	under  []string // what runs the agent, and has its pid; empty: nothing
-	store  *store // nil without one
+	store  *store   // nil without one
 	dir    string
 	config string // path of its configuration
 	binary string // of assayd
