@@ -75,14 +75,8 @@ func (l *link) connect(ctx context.Context) (keeper.Absence, []keeper.Entry, err
 	if l.cfg.Backend == tenant.KeeperOff {
 		return keeper.Absence{}, nil, errNoKeeper
 	}
-	b, err := l.open(ctx)
+	b, a, entries, err := l.meet(ctx)
 	if err != nil {
-		l.fail(err)
-		return keeper.Absence{}, nil, err
-	}
-	a, entries, err := l.hello(ctx, b)
-	if err != nil {
-		b.Close()
 		l.fail(err)
 		return keeper.Absence{}, nil, err
 	}
@@ -97,15 +91,22 @@ func (l *link) connect(ctx context.Context) (keeper.Absence, []keeper.Entry, err
 	return a, entries, nil
 }
 
-// hello makes us the keeper's agent. It may not have heard of the end of the last one
-// yet, whom we know to be gone.
-func (l *link) hello(ctx context.Context, b backend) (a keeper.Absence, entries []keeper.Entry, err error) {
+// meet finds a keeper, or starts one, and becomes its agent. It may not have heard of
+// the end of the last one yet, whom we know to be gone; or it may be about to end, for
+// having nothing to keep.
+func (l *link) meet(ctx context.Context) (b backend, a keeper.Absence, entries []keeper.Entry, err error) {
 	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
 	for {
-		a, entries, err = b.Hello(l.limit)
-		if !errors.Is(err, keeper.ErrRefused) || !pause(ctx, 10*time.Millisecond) {
-			return a, entries, err
+		if b, err = l.open(ctx); err != nil {
+			return nil, a, nil, err
+		}
+		if a, entries, err = b.Hello(l.limit); err == nil {
+			return b, a, entries, nil
+		}
+		b.Close()
+		if !pause(ctx, 10*time.Millisecond) {
+			return nil, a, nil, err
 		}
 	}
 }
@@ -125,8 +126,6 @@ func (l *link) open(ctx context.Context) (backend, error) {
 	if l.cfg.Backend == tenant.KeeperSystemd {
 		return keeper.OpenSystemd(l.log)
 	}
-	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
-	defer cancel()
 	c, err := keeper.Dial(ctx, l.cfg.Socket)
 	if err == nil || !isAbsent(err) {
 		return client(c, err)

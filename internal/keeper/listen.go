@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +44,7 @@ func lock(file string) error {
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", file, err)
 	}
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(fd); err != nil {
 		_ = unix.Close(fd)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return fmt.Errorf("%w: %s is locked", ErrRunning, file)
@@ -59,4 +60,23 @@ func lock(file string) error {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
 	return nil
+}
+
+// lockPatience is how long the last keeper may take to end.
+const lockPatience = time.Second
+
+// flock takes a lock that somebody who is ending may still have.
+func flock(fd int) error {
+	over := time.After(lockPatience)
+	for {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-over:
+			return err
+		case <-time.After(lockPatience / 50):
+		}
+	}
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +25,8 @@ const (
 	// killPatience is how long an agent that was killed may take to be gone. What does
 	// not end until then is in the kernel, and will never come back to answer.
 	killPatience = 5 * time.Second
+	// defaultLeaseBreak is the kernel's own (fs/locks.c).
+	defaultLeaseBreak = 45 * time.Second
 )
 
 // Options configure a [Server].
@@ -37,19 +42,19 @@ type Server struct {
 	opts    Options
 	log     *slog.Logger
 	started time.Time
+	lost    chan struct{} // an agent is gone: look whether there is anything to keep
 
 	mu      sync.Mutex
 	held    map[string]*holding
 	agent   *session      // nil while there is none
 	absence Absence       // the present one, or the last
 	offset  time.Duration // clockOffset when it began
-	idle    time.Time     // since when there has been nothing to do; zero if there is
 }
 
 // NewServer returns a keeper that holds nothing.
 func NewServer(o Options) *Server {
 	now := time.Now()
-	return &Server{opts: o, log: o.Logger, started: now, held: make(map[string]*holding), idle: now}
+	return &Server{opts: o, log: o.Logger, started: now, held: make(map[string]*holding), lost: make(chan struct{}, 1)}
 }
 
 // Serve takes connections until ctx is done, or until there is nothing left to keep
@@ -92,6 +97,7 @@ func (s *Server) reap(ctx context.Context, cancel context.CancelCauseFunc) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-s.lost:
 		}
 		if s.tidy() {
 			cancel(errIdle)
@@ -101,7 +107,7 @@ func (s *Server) reap(ctx context.Context, cancel context.CancelCauseFunc) {
 }
 
 // tidy drops what has ended, unless an agent does that, and reports whether the
-// keeper has been idle for long enough to end.
+// keeper may end: it has nothing to keep, and has had an agent, or waited for one.
 func (s *Server) tidy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,14 +122,10 @@ func (s *Server) tidy() bool {
 			containers++
 		}
 	}
-	if s.agent != nil || containers > 0 {
-		s.idle = time.Time{}
+	if s.agent != nil || containers > 0 || !s.opts.UntilIdle {
 		return false
 	}
-	if s.idle.IsZero() {
-		s.idle = time.Now()
-	}
-	return s.opts.UntilIdle && time.Since(s.idle) > idlePatience
+	return !s.absence.Since.IsZero() || time.Since(s.started) > idlePatience
 }
 
 // end gives everything up.
@@ -156,6 +158,10 @@ func (s *Server) lose(gone *session, since time.Time, why string) {
 	s.offset = clockOffset()
 	for _, h := range s.held {
 		h.timer = time.AfterFunc(h.Grace-time.Since(since), func() { s.fallback(h) })
+	}
+	select {
+	case s.lost <- struct{}{}:
+	default:
 	}
 	s.log.Warn("the agent is gone", "pid", gone.peer.pid, "why", why, "entries", len(s.held))
 }
@@ -269,18 +275,41 @@ func (s *Server) unlease(serials []uint64) {
 	}
 }
 
-// patience is how long the agent may say nothing: the shortest grace time. 0 means
-// for ever.
+// patience is how long the agent may say nothing: the shortest grace time, and less
+// than the kernel's patience with the holder of a lease, after which it would let a
+// writer past a mark. 0 means for ever.
 func (s *Server) patience() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var least time.Duration
+	leases := 0
 	for _, h := range s.held {
 		if least == 0 || h.Grace < least {
 			least = h.Grace
 		}
+		leases += len(h.leases)
+	}
+	if leases > 0 {
+		least = min(least, leaseBreakTime()*2/3)
 	}
 	return least
+}
+
+// leaseBreakTime is how long the kernel waits for the holder of a lease
+// (fs.lease-break-time, in seconds; 0 is for ever).
+func leaseBreakTime() time.Duration {
+	text, err := os.ReadFile("/proc/sys/fs/lease-break-time")
+	if err != nil {
+		return defaultLeaseBreak
+	}
+	seconds, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	switch {
+	case err != nil:
+		return defaultLeaseBreak
+	case seconds <= 0:
+		return math.MaxInt64 / 2
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // release kills the agent and gives everything up: marks go, whatever waits is
