@@ -2,10 +2,12 @@ package keeper
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,6 +86,57 @@ func TestKernelNextAgentInTime(t *testing.T) {
 	opener.WantWaits(t)
 	next.do(t, "answer", "key")
 	opener.WantContent(t, "content")
+}
+
+// TestKernelNextAgentAmidFallbacks: an agent that comes while the fallback begins for
+// many containers, which takes a while for each where the last agent could have had
+// many descriptors, is not turned away for that.
+func TestKernelNextAgentAmidFallbacks(t *testing.T) {
+	const entries, manyDescriptors = 40, 1 << 18
+	r := newRig(t)
+	o := kerneltest.NewOverlay(t, nil)
+	c := r.dial(t)
+	if _, _, err := c.Hello(manyDescriptors); err != nil {
+		t.Fatal(err)
+	}
+	for i := range entries {
+		if err := c.Keep(newEntry(t, fmt.Sprint(i), o)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setGraces := func(grace time.Duration) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, h := range r.held {
+			h.Grace = grace
+		}
+	}
+	const grace = 2 * time.Second
+	setGraces(grace)
+	c.Close()
+	c = r.dial(t)
+	<-time.After(grace + 100*time.Millisecond) // it is the time of every fallback
+	var got []Entry
+	kerneltest.Await(t, "the keeper takes an agent", func() bool {
+		var err error
+		if _, got, err = c.Hello(testLimit); err != nil && !errors.Is(err, ErrRefused) {
+			t.Fatal(err)
+		}
+		return err == nil // it may not have heard of the last one's end
+	})
+	setGraces(time.Hour) // the agent, which would be killed, is this process
+	if err := c.Beat(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		got[i].Close()
+	}
+	if len(got) != entries {
+		t.Errorf("%d entries came, want %d", len(got), entries)
+	}
+	if st := r.status(); slices.ContainsFunc(st.Entries, func(h Held) bool { return h.Answering }) {
+		t.Error("the fallback is answered although there is an agent")
+	}
 }
 
 // TestKernelStuckAgent: an agent that is not heard of for the shortest grace time is

@@ -21,6 +21,6 @@
 // what is in an entry's state, nor know of tenants, policies and files:
 // internal/guard's business.
 //
-// Lock order: Server.mu alone. Nothing that could wait for a container's filesystem
-// happens under it.
+// Lock order: Server.fallbacks, then Server.mu. Nothing that could wait for a
+// container's filesystem happens under them.
 package keeper

@@ -44,6 +44,10 @@ type Server struct {
 	started time.Time
 	lost    chan struct{} // an agent is gone: look whether there is anything to keep
 
+	// fallbacks lets them begin one after another, so that a new agent waits for one of
+	// them, not for all.
+	fallbacks sync.Mutex
+
 	mu      sync.Mutex
 	held    map[string]*holding
 	agent   *session      // nil while there is none
@@ -168,6 +172,8 @@ func (s *Server) lose(gone *session, since time.Time, why string) {
 
 // fallback begins to answer for an agent that did not come in time.
 func (s *Server) fallback(h *holding) {
+	s.fallbacks.Lock()
+	defer s.fallbacks.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.agent != nil || s.held[h.Key] != h || h.answering() {
