@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -204,7 +203,7 @@ func TestManyMarkedFiles(t *testing.T) {
 	read := `cd /data/own && for i in 1 2 3 4 5; do guest read * > /dev/null || echo refused; done`
 	harness.Eventually(t, "files are marked", func() error {
 		if r := c.Exec(t, "sh", "-c", read); r.Code != 0 || r.Stdout != "" {
-			t.Fatalf("want every file read: %s", r)
+			t.Fatalf("want every file read: %s, denied:\n%s", r, agent.CLI(t, "events", "--decision", "deny"))
 		}
 		s := agent.Status(t)
 		if s.Marks.Now == 0 || s.Marks.Skipped["budget"] == 0 && s.Marks.Placed <= descriptors/4 {
@@ -215,7 +214,7 @@ func TestManyMarkedFiles(t *testing.T) {
 	if s := agent.Status(t); s.Marks.Now > descriptors/4 {
 		t.Errorf("%d files are marked, with %d descriptors", s.Marks.Now, descriptors)
 	}
-	if n := leases(t, agent.PID()); n > descriptors/4 {
+	if n := leases(t, agent); n > descriptors/4 {
 		t.Errorf("the kernel knows of %d leases, with %d descriptors", n, descriptors)
 	}
 	// A marked file is gated as ever once it is written to.
@@ -228,28 +227,11 @@ func TestManyMarkedFiles(t *testing.T) {
 	c.Remove(t)
 	agent.AwaitIdle(t)
 	harness.Eventually(t, "leases go with the container", func() error {
-		if n := leases(t, agent.PID()); n > 0 {
+		if n := leases(t, agent); n > 0 {
 			return fmt.Errorf("%d are left", n)
 		}
 		return nil
 	})
-}
-
-// leases returns how many leases the kernel has on record for a process.
-func leases(t *testing.T, pid int) int {
-	t.Helper()
-	text, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && fields[1] == "LEASE" && slices.Contains(fields[3:6], strconv.Itoa(pid)) {
-			n++
-		}
-	}
-	return n
 }
 
 // TestNoLeases: where the kernel grants no leases nothing is marked, and everything is

@@ -219,7 +219,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.unix.AcceptUnix()
 		if err != nil {
-			return nil, err
+			return nil, passing(err)
 		}
 		cred, err := peer(c)
 		switch {
@@ -232,6 +232,23 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 	}
 }
+
+// passing marks an error of accept(2) that comes of the machine's want of memory as one
+// after which net/http tries again, as it does by itself for a want of descriptors. The
+// agent would else end, and with it all guarding, for a moment's shortage.
+func passing(err error) error {
+	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) {
+		return shortage{err}
+	}
+	return err
+}
+
+// A shortage is an error that passes: a net.Error.
+type shortage struct{ error }
+
+func (shortage) Timeout() bool   { return false }
+func (shortage) Temporary() bool { return true }
+func (s shortage) Unwrap() error { return s.error }
 
 // turnAway answers a foreign peer without keeping Accept. The goroutine ends
 // within refusalTime.

@@ -277,3 +277,20 @@ func countDescriptors(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// TestAcceptShortage: of the errors that accept(2) ends with, those that pass do not end
+// the server.
+func TestAcceptShortage(t *testing.T) {
+	for errno, passes := range map[unix.Errno]bool{
+		unix.ENOMEM: true, unix.ENOBUFS: true, unix.EMFILE: true, unix.ENFILE: true, unix.EINVAL: false,
+	} {
+		err := passing(&net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", errno)})
+		ne, ok := err.(interface{ Temporary() bool })
+		if !ok || ne.Temporary() != passes {
+			t.Errorf("%v: want net/http to try again: %t, got %v", errno, passes, ok && ne.Temporary())
+		}
+		if !errors.Is(err, errno) {
+			t.Errorf("%v is no %v any more", err, errno)
+		}
+	}
+}

@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	// wishes is how many files wait for their mark; what does not fit asks again.
-	wishes = 256
+	// wishes is how many files wait for their mark, at least and at most; what does not
+	// fit asks again.
+	fewestWishes, wishes = 16, 256
 	// pause is how many seconds a file that was wished for is not wished for again.
 	pause = 10
 	// settling is how long a mark stays before another file of the same tenant may
@@ -96,8 +97,10 @@ func (s skip) String() string {
 }
 
 func newMarks(m *Memory, lacking func() int64) *marks {
+	// A wish holds a descriptor as a mark does, which an agent with few has to count.
+	waiting := min(max(m.MaxMarks/2, fewestWishes), wishes)
 	ms := &marks{
-		leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, wishes), stop: make(chan struct{}),
+		leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, waiting), stop: make(chan struct{}),
 		all: make(map[*container]map[layer.Identity]*mark), age: list.New(), of: make(map[*pool]int),
 		lacking: lacking, thin: make(chan struct{}, 1),
 	}

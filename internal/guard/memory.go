@@ -18,7 +18,8 @@ type Memory struct {
 	Host      *layer.Host   // where layers are
 	Clock     *layer.Clock  // tells that times can be forged
 	Resolvers []layer.Resolver
-	// MaxMarks bounds the kernel marks of all tenants: each is an open descriptor.
+	// MaxMarks bounds the kernel marks of all tenants: each is an open descriptor. Up to
+	// half as many (16 at least) wait to be placed, each with a descriptor as well.
 	MaxMarks int
 }
 

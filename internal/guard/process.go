@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,18 @@ func openProcess(pid int) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
-	return &process{pid: pid, file: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", pid))}, nil
+	return holdProcess(pid, fd)
+}
+
+// holdProcess takes over a pidfd. It fails where nobody would hear of the exit: a
+// container that is guarded without that would never be released.
+func holdProcess(pid, fd int) (*process, error) {
+	file := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", pid))
+	// NewFile does not tell when the runtime's poller refuses a descriptor.
+	if err := file.SetReadDeadline(time.Time{}); err != nil {
+		return nil, errors.Join(fmt.Errorf("pidfd of %d: wait for its exit: %w", pid, err), file.Close())
+	}
+	return &process{pid: pid, file: file}, nil
 }
 
 // alive returns nil, or errExited. It never waits, not even for wait.
