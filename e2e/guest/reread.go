@@ -24,7 +24,7 @@ func reread(name, said string) error {
 		if _, err := out.WriteAt(fmt.Appendf(nil, "%-64s\n", line), 0); err != nil {
 			return err
 		}
-		time.Sleep(rereadEvery)
+		time.Sleep(rereadEvery) //nolint:forbidigo // it is a rate
 	}
 }
 
