@@ -37,9 +37,13 @@ type budget struct {
 func newBudget(descriptors, readers int, scanners []tenant.Scanner) budget {
 	b := budget{
 		descriptors: descriptors, reading: readers * eventsARead, held: int64(descriptors / 2),
-		scanners: connections(scanners), containers: descriptors / 8, other: min(256, descriptors/16), wishes: min(256, descriptors/16),
+		scanners: connections(scanners), containers: descriptors / 8, other: min(256, descriptors/16),
 	}
-	b.marks = max(0, min(descriptors/4, b.left()))
+	left := b.left()
+	for b.marks = max(0, min(descriptors/4, left)); b.marks > 0 && b.marks+guard.Wishes(b.marks) > left; {
+		b.marks--
+	}
+	b.wishes = guard.Wishes(b.marks)
 	return b
 }
 

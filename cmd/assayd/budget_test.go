@@ -27,7 +27,8 @@ func TestBudget(t *testing.T) {
 	}{
 		{256, 1, clamds(), true, false},
 		{1024, 8, clamds(4), true, false},
-		{1024, 8, clamds(256), false, true},
+		{1024, 8, clamds(256, 256), false, true},
+		{128, 2, clamds(4), true, false},
 		{4096, 8, clamds(256), true, false},
 		{maxDescriptors, 8, clamds(256, 256), true, false},
 		{maxDescriptors, 1024, clamds(), true, false},

@@ -96,9 +96,18 @@ func (s skip) String() string {
 	return "invalid"
 }
 
+// Wishes returns how many clean files wait for their mark at most, each with a
+// descriptor, where there may be so many marks.
+func Wishes(maxMarks int) int {
+	if maxMarks == 0 {
+		return 0
+	}
+	return min(max(maxMarks/2, fewestWishes), wishes)
+}
+
 func newMarks(m *Memory, lacking func() int64) *marks {
 	// A wish holds a descriptor as a mark does, which an agent with few has to count.
-	waiting := min(max(m.MaxMarks/2, fewestWishes), wishes)
+	waiting := Wishes(m.MaxMarks)
 	ms := &marks{
 		leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, waiting), stop: make(chan struct{}),
 		all: make(map[*container]map[layer.Identity]*mark), age: list.New(), of: make(map[*pool]int),
