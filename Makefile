@@ -18,7 +18,8 @@ STRESSROUNDS ?= 34000
 BENCHFLAGS ?=
 SOAK       ?= 5m
 
-BINARIES := assayd assay assay-hook
+BINARIES := assayd assay assay-hook assay-keeper
+UNITS    := assayd.service assay-keeper.service
 MODULES  := . e2e tools bench/plot bench/workload
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL     := go tool -modfile=$(CURDIR)/tools/go.mod
@@ -119,16 +120,16 @@ fmt: ## format every module (gofumpt)
 	@for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint fmt --config $(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: install
-install: ## install binaries, systemd unit and a first configuration under DESTDIR and PREFIX
+install: ## install binaries, systemd units and a first configuration under DESTDIR and PREFIX
 	@for b in $(BINARIES); do [[ -x bin/$$b ]] || { echo "install: bin/$$b is missing: run 'make build' first" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITDIR) $(DESTDIR)$(CONFDIR)
 	install -m 0755 $(BINARIES:%=bin/%) $(DESTDIR)$(PREFIX)/bin/
-	sed -e 's|@BINDIR@|$(PREFIX)/bin|g' -e 's|@CONFDIR@|$(CONFDIR)|g' deploy/assayd.service > $(DESTDIR)$(UNITDIR)/assayd.service
+	for u in $(UNITS); do sed -e 's|@BINDIR@|$(PREFIX)/bin|g' -e 's|@CONFDIR@|$(CONFDIR)|g' deploy/$$u > $(DESTDIR)$(UNITDIR)/$$u; done
 	[[ -e $(DESTDIR)$(CONFDIR)/assay.yaml ]] || install -m 0600 deploy/assay.yaml $(DESTDIR)$(CONFDIR)/assay.yaml
 
 .PHONY: uninstall
 uninstall: ## remove what install put there; the configuration stays
-	rm -f $(BINARIES:%=$(DESTDIR)$(PREFIX)/bin/%) $(DESTDIR)$(UNITDIR)/assayd.service
+	rm -f $(BINARIES:%=$(DESTDIR)$(PREFIX)/bin/%) $(UNITS:%=$(DESTDIR)$(UNITDIR)/%)
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -37,6 +37,7 @@ type assayd struct {
 type guardConfig struct {
 	scanner     string // one entry of scanners, without its name
 	kernelMarks string
+	alone       bool // without a keeper
 }
 
 // clamdScanner is a scanner that passes descriptors to clamd.
@@ -82,6 +83,9 @@ func (b *bench) newAssayd(g guardConfig) (*assayd, error) {
 	}
 	for _, line := range b.extra {
 		lines = append(lines, "    "+line)
+	}
+	if g.alone {
+		lines = append(lines, "keeper: {backend: off}")
 	}
 	if err := os.WriteFile(a.config, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		return nil, err

@@ -136,8 +136,11 @@ func (b *bench) benchKnown() error {
 	}{
 		{"unguarded", func(*container, *stack) error { return nil }},
 		{"floor", b.watchByFloor},
-		{"cached", func(c *container, s *stack) error { return b.watchByAgent(c, s, "off") }},
-		{"kernel-marked", func(c *container, s *stack) error { return b.watchByAgent(c, s, "layers") }},
+		{"cached", func(c *container, s *stack) error { return b.watchByAgent(c, s, guardConfig{kernelMarks: "off"}) }},
+		{"no keeper", func(c *container, s *stack) error {
+			return b.watchByAgent(c, s, guardConfig{kernelMarks: "off", alone: true})
+		}},
+		{"kernel-marked", func(c *container, s *stack) error { return b.watchByAgent(c, s, guardConfig{kernelMarks: "layers"}) }},
 	} {
 		c, err := b.newContainer(b.image.layers...)
 		if err != nil {
@@ -206,6 +209,7 @@ func (b *bench) visitKnown(all []*watched, how, title, note string) error {
 	}
 	t.compare("floor", "unguarded", nil)
 	t.compare("cached", "floor", most)
+	t.compare("cached", "no keeper", nil)
 	t.compare("kernel-marked", "unguarded", marked)
 	t.note("%s", note)
 	t.print()
@@ -247,8 +251,9 @@ func (s *stack) run() {
 	}
 }
 
-func (b *bench) watchByAgent(c *container, s *stack, marks string) error {
-	a, err := b.newAssayd(guardConfig{scanner: b.clamdScanner(), kernelMarks: marks})
+func (b *bench) watchByAgent(c *container, s *stack, g guardConfig) error {
+	g.scanner = b.clamdScanner()
+	a, err := b.newAssayd(g)
 	if err != nil {
 		return err
 	}

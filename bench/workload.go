@@ -46,7 +46,7 @@ func (b *bench) benchBuild() error {
 			return err
 		}
 		end.push(c.close)
-		if err := b.watchByAgent(c, &end, marks); err != nil {
+		if err := b.watchByAgent(c, &end, guardConfig{kernelMarks: marks}); err != nil {
 			return err
 		}
 		known[key], agents[key] = c, end.agent
@@ -99,7 +99,7 @@ func (b *builder) build1(key string, c *container) (float64, error) {
 		return 0, err
 	}
 	end.push(c.close)
-	if err := b.watchByAgent(c, &end, "layers"); err != nil {
+	if err := b.watchByAgent(c, &end, guardConfig{kernelMarks: "layers"}); err != nil {
 		return 0, err
 	}
 	seconds, err := b.build(c)

@@ -42,7 +42,7 @@ func (b *bench) benchWriters() error {
 		return err
 	}
 	end.push(marked.close)
-	if err := b.watchByAgent(marked, &end, "layers"); err != nil {
+	if err := b.watchByAgent(marked, &end, guardConfig{kernelMarks: "layers"}); err != nil {
 		return err
 	}
 	for _, c := range []*container{plain, marked} {

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,17 +18,60 @@ func TestAgentAbsent(t *testing.T) {
 	for _, e := range suite.Engines() {
 		t.Run(e.Name(), func(t *testing.T) {
 			args := []string{"echo", pwned}
-			r := e.Run(t, harness.Spec{Args: args, Gate: &harness.Gate{Socket: nobody}})
+			r := e.Run(t, harness.Spec{Args: args, Gate: &harness.Gate{Socket: nobody, Wait: "0"}})
 			wantRefused(t, r, pwned)
 			if strings.HasPrefix(e.Name(), "podman") && r.Code != 126 && r.Code != 127 {
 				t.Errorf("podman ended with %d, want 126 or 127", r.Code)
 			}
-			r = e.Run(t, harness.Spec{Args: args, Gate: &harness.Gate{Socket: nobody, OnAgentMissing: "allow"}})
+			r = e.Run(t, harness.Spec{Args: args, Gate: &harness.Gate{Socket: nobody, OnAgentMissing: "allow", Wait: "0"}})
 			if r.Code != 0 || r.Stdout != pwned+"\n" {
 				t.Errorf("want the container to start with --on-agent-missing allow: %s", r)
 			}
 		})
 	}
+}
+
+// TestAgentReplaced: a container that is started while there is no agent, neither
+// with a socket nor without, starts when there is one, and is guarded.
+func TestAgentReplaced(t *testing.T) {
+	for _, end := range []struct {
+		name string
+		how  func(*harness.Agent, testing.TB)
+	}{{"stopped", (*harness.Agent).Stop}, {"killed", (*harness.Agent).Kill}} {
+		for _, e := range suite.Engines() {
+			t.Run(end.name+"/"+e.Name(), func(t *testing.T) {
+				agent := suite.StartAgent(t, suite.Hashes(t))
+				end.how(agent, t)
+				gate := agent.Gate("")
+				gate.Wait = "25s"
+				ran := make(chan harness.Result, 1)
+				go func() {
+					defer close(ran)
+					ran <- e.Run(t, harness.Spec{Args: everyRead(), Gate: gate})
+				}()
+				awaitHook(t, agent.Socket)
+				agent.Restart(t)
+				wantEveryRead(t, <-ran)
+				agent.AwaitDenied(t, harness.BadFile)
+			})
+		}
+	}
+}
+
+// awaitHook waits until a hook runs that is to announce a container at the socket.
+func awaitHook(t *testing.T, socket string) {
+	t.Helper()
+	harness.Eventually(t, "the hook runs", func() error {
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, file := range files {
+			text, readErr := os.ReadFile(file) // the process may be gone by now
+			args := strings.Split(string(text), "\x00")
+			if readErr == nil && slices.Contains(args, socket) && filepath.Base(args[0]) == "assay-hook" {
+				return err
+			}
+		}
+		return errors.Join(err, errors.New("no such process"))
+	})
 }
 
 // TestCheckConfiguration: --check judges a file without starting anything.

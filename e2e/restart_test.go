@@ -31,10 +31,7 @@ func remembered(t *testing.T, e harness.Engine) *harness.Agent {
 
 // TestRestart: what was judged before the agent's end, good or bad, is known after it.
 func TestRestart(t *testing.T) {
-	for _, end := range []struct {
-		name string
-		how  func(*harness.Agent, testing.TB)
-	}{{"stopped", (*harness.Agent).Stop}, {"killed", (*harness.Agent).Kill}} {
+	for _, end := range ends() {
 		for _, e := range []harness.Engine{suite.Podman("runc"), suite.Runc()} {
 			t.Run(end.name+"/"+e.Name(), func(t *testing.T) {
 				agent := remembered(t, e)
@@ -55,6 +52,66 @@ func TestRestart(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRecordsOfAKilledAgent: the records that it had not written are counted by the
+// next agent, whose numbers go on.
+func TestRecordsOfAKilledAgent(t *testing.T) {
+	dir := suite.Scratch(t)
+	mountSmall(t, dir)
+	file := filepath.Join(dir, "events.jsonl")
+	agent := suite.StartAgent(t, "records: {file: "+file+"}\n"+anyHash(t, "scanAhead: \"off\""))
+	spec := harness.Spec{Args: everyRead(), Gate: agent.Gate("")}
+	wantEveryRead(t, suite.Runc().Run(t, spec))
+	agent.AwaitIdle(t)
+	harness.Eventually(t, "the agent has written its records", func() error {
+		if r := agent.Status(t).Records; r.Pending > 0 || r.Written == 0 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	written := agent.Status(t).Records.Written
+	// From here on nothing fits into the file.
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the directory could not be filled: %v", err)
+	}
+	for range 5 {
+		wantEveryRead(t, suite.Runc().Run(t, spec))
+	}
+	agent.AwaitIdle(t)
+	last := agent.Status(t).Records
+	records := last.Written + last.Pending
+	agent.Kill(t)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+
+	agent.Restart(t)
+	lines := uint64(bytes.Count(content(t, file), []byte("\n"))) //nolint:gosec // hundreds
+	if lost := agent.Status(t).Records.LostAtCrash; lines < written || lost == 0 || lines+lost != records {
+		t.Errorf("%d records, %d of them in the file and %d counted as lost", records, lines, lost)
+	}
+	if !strings.Contains(agent.Log(t), "records were lost with the last process") {
+		t.Error("the log does not tell of the loss")
+	}
+	wantEveryRead(t, suite.Runc().Run(t, spec))
+	if first := agent.AwaitRecord(t, "anything", func(harness.Record) bool { return true }); first.Seq != records+1 {
+		t.Errorf("the first record after %d has number %d", records, first.Seq)
+	}
+}
+
+// mountSmall mounts a file system that is soon full.
+func mountSmall(t *testing.T, dir string) {
+	t.Helper()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=16k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount the records' directory: %v", err)
+		}
+	})
 }
 
 // TestStoredGeneration: verdicts of a list that was replaced while the agent was away

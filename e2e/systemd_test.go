@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/e2e/harness"
 )
 
 // TestServiceManager plays systemd: the agent says when it is ready, feeds the
@@ -55,6 +58,48 @@ func TestServiceManager(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Errorf("the agent ended with %v", err)
+	}
+}
+
+// TestDescriptorStore: with systemd's descriptor store for a keeper, a container stays
+// guarded over the agent's end: its opens wait for the next agent.
+func TestDescriptorStore(t *testing.T) {
+	for _, end := range ends() {
+		t.Run(end.name, func(t *testing.T) {
+			agent := suite.StartStoredAgent(t, "keeper: {backend: systemd}\n"+suite.Hashes(t))
+			c := suite.Runc().Start(t, harness.Spec{Args: []string{"sleep", "1000"}, Gate: agent.Gate("")})
+			for range 3 {
+				wantRead(t, c.Exec(t, "guest", "read", harness.CleanFile, harness.BadFile),
+					harness.CleanFile+": 13 bytes", harness.BadFile+": EPERM")
+			}
+			end.how(agent, t)
+
+			read := make(chan harness.Result, 1)
+			go func() { read <- c.Exec(t, "guest", "read", harness.CleanFile, harness.BadFile) }()
+			harness.Eventually(t, "the exec waits", func() error { return blocked(c.PID(t)) })
+			agent.Restart(t)
+			wantRead(t, <-read, harness.CleanFile+": 13 bytes", harness.BadFile+": EPERM")
+
+			wantRead(t, c.Exec(t, "guest", "read", harness.CleanFile, harness.BadFile),
+				harness.CleanFile+": 13 bytes", harness.BadFile+": EPERM")
+			if s := agent.Status(t); !s.Healthy || len(s.Containers) != 1 {
+				t.Errorf("status after the take-over: healthy %v (%q), %d containers", s.Healthy, s.Problems, len(s.Containers))
+			}
+			// A container that was lost is guarded anew, too late.
+			if log := agent.Log(t); !strings.Contains(log, "took over") || strings.Contains(log, "without a gate") {
+				t.Error("the log tells of no take-over, or of a container without a gate")
+			}
+			if n := len(agent.Stored(t)); n < 3 {
+				t.Errorf("%d descriptors are stored, want at least group, process and description", n)
+			}
+			c.Kill(t)
+			harness.Eventually(t, "nothing is stored of a container that has ended", func() error {
+				if names := agent.Stored(t); len(names) > 0 {
+					return fmt.Errorf("stored: %q", names)
+				}
+				return nil
+			})
+		})
 	}
 }
 

@@ -30,7 +30,14 @@ const DefaultSocket = "/run/assay/agent.sock"
 // DefaultTimeout is how long the hook waits for the agent unless told otherwise.
 const DefaultTimeout = 30 * time.Second
 
-// Options say how to announce a container. All but Namespace are required.
+// DefaultWait is how long the hook waits for a missing agent unless told otherwise.
+const DefaultWait = 5 * time.Second
+
+// askEvery is the pause between two attempts to reach a missing agent.
+const askEvery = 50 * time.Millisecond
+
+// Options say how to announce a container. Socket, Stage and Timeout are
+// required.
 type Options struct {
 	Stage  Stage
 	Socket string // the agent's, an absolute path of at most MaxSocket bytes
@@ -38,6 +45,9 @@ type Options struct {
 	// container's annotations say about namespaces is only ever a label.
 	Namespace string
 	Timeout   time.Duration // for everything that involves the agent
+	// Wait is how much of Timeout may be spent on waiting for a missing agent to
+	// come back, as when it is being replaced; 0 is not at all.
+	Wait time.Duration
 }
 
 // MaxSocket is the longest path a unix socket can have, in bytes (unix(7)).
@@ -48,8 +58,8 @@ const MaxSocket = 107
 var (
 	// ErrState: the runtime's state or the bundle cannot be used.
 	ErrState = errors.New("unusable container state")
-	// ErrAgentMissing: nothing listens on the socket. It is the only error that
-	// an operator may choose to ignore.
+	// ErrAgentMissing: nothing listens on the socket, or the agent says that it is
+	// stopping. It is the only error that an operator may choose to ignore.
 	ErrAgentMissing = errors.New("the agent is not running")
 	// ErrForeignSocket: the socket is served by somebody other than root.
 	ErrForeignSocket = errors.New("the socket is not served by root")
@@ -107,16 +117,39 @@ func send(c *announce.Container, opts *Options) error {
 	if len(body) > announce.MaxBytes {
 		return fmt.Errorf("%w: the announcement has %d bytes, at most %d are allowed", ErrState, len(body), announce.MaxBytes)
 	}
-	conn, err := dial(opts.Socket, time.Now().Add(opts.Timeout))
+	body = request(body)
+	began := time.Now()
+	deadline, patience := began.Add(opts.Timeout), began.Add(opts.Wait)
+	for {
+		err := ask(c.ID, body, opts.Socket, deadline)
+		away := errors.Is(err, ErrAgentMissing) || errors.Is(err, errHungUp)
+		if !away || time.Until(patience) <= askEvery {
+			return err
+		}
+		<-time.After(askEvery)
+		if time.Until(deadline) <= 0 {
+			return err // not that the agent did not reply in time
+		}
+	}
+}
+
+// errHungUp says that the agent closed the connection before its first byte. One
+// that was killed does, and is missing the next time; one that goes on doing it is
+// there and fails, so that it does not count as missing.
+var errHungUp = errors.New("the agent hung up before it replied")
+
+// ask announces the container with that id once.
+func ask(id string, request []byte, socket string, deadline time.Time) error {
+	conn, err := dial(socket, deadline)
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	r, err := conn.roundTrip(request(body))
+	r, err := conn.roundTrip(request)
 	if err != nil {
 		return err
 	}
-	return r.verdict(c.ID)
+	return r.verdict(id)
 }
 
 // verdict says what r means for the container with that id.
@@ -134,6 +167,10 @@ func (r *reply) verdict(id string) error {
 	refusal := new(announce.Refusal)
 	if err := json.Unmarshal(r.body, refusal); err != nil || refusal.Message == "" {
 		return fmt.Errorf("%w: status %d (is something else listening on the socket?)", ErrReply, r.status)
+	}
+	// The status alone would not do: an agent that lacks something has it, too.
+	if r.status == statusUnavailable && refusal.Message == announce.Stopping {
+		return fmt.Errorf("%w: %w", ErrAgentMissing, refusal)
 	}
 	return refusal
 }

@@ -143,7 +143,10 @@ func container() *announce.Container {
 	return &announce.Container{ID: "c1", PID: 4711, Rootfs: "/r", Labels: map[string]string{"a": "b"}}
 }
 
-const guarded = `{"id":"c1","tenant":"default","marks":3}`
+const (
+	stopping = `{"error":"the agent is stopping","remedy":"later"}`
+	guarded  = `{"id":"c1","tenant":"default","marks":3}`
+)
 
 func response(status, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
@@ -165,7 +168,9 @@ func TestSendReplies(t *testing.T) {
 		{name: "not JSON", reply: response("200 OK", "hello"), is: ErrReply, text: "invalid character"},
 		{name: "other success", reply: response("202 Accepted", guarded), is: ErrReply, text: "status 202"},
 		{name: "refusal without a message", reply: response("404 Not Found", "404 page not found"), is: ErrReply, text: "status 404"},
-		{name: "closed at once", reply: "", is: ErrReply, text: "ends too early"},
+		{name: "closed at once", reply: "", is: ErrReply, text: "hung up"},
+		{name: "closed after a byte", reply: "H", is: ErrReply, text: "ends too early"},
+		{name: "stopping", reply: response("503 Service Unavailable", stopping), is: ErrAgentMissing, text: "the agent is stopping (later)"},
 		{name: "half a reply", reply: "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{\"id\":\"c1\"", is: ErrReply, text: "ends too early"},
 		{name: "endless header", reply: "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", maxReply), is: ErrReply, text: "more than 65536 bytes"},
 		{name: "endless body", reply: "HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("a", maxReply), is: ErrReply, text: "more than 65536 bytes"},

@@ -13,7 +13,10 @@ import (
 // maxReply bounds the agent's whole reply, in bytes.
 const maxReply = 64 << 10
 
-const statusOK = 200
+const (
+	statusOK          = 200
+	statusUnavailable = 503
+)
 
 // A reply is an HTTP response, reduced to what the hook needs.
 type reply struct {

@@ -71,6 +71,9 @@ func (c *conn) roundTrip(request []byte) (*reply, error) {
 			return nil, err
 		}
 		have += n
+		if have == 0 {
+			return nil, fmt.Errorf("%w: %w", ErrReply, errHungUp)
+		}
 		if have > maxReply {
 			return nil, fmt.Errorf("%w: it has more than %d bytes", ErrReply, maxReply)
 		}

@@ -16,9 +16,14 @@ Flags:
   --namespace NAME         what selects the tenant; default none. Annotations
                            never do: a container's owner can set them
   --timeout 30s            how long to wait for the agent, all in all
+  --wait 5s                how much of this to spend on waiting for an agent that
+                           is missing, as when it is being replaced; 0 is not
+                           at all
   --on-agent-missing fail  or allow: start the container unguarded, with a
-                           warning, if nothing listens on the socket. A refusal,
-                           a timeout or a socket that is not root's always fails
+                           warning, if the agent is still missing then: nothing
+                           listens on the socket, or the agent is stopping.
+                           A refusal, a timeout or a socket that is not root's
+                           always fails
   --version                print the version
   --help                   print this text
 

@@ -74,6 +74,7 @@ func parseArgs(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&opts.Socket, "socket", hook.DefaultSocket, "")
 	flags.StringVar(&opts.Namespace, "namespace", "", "")
 	flags.DurationVar(&opts.Timeout, "timeout", hook.DefaultTimeout, "")
+	flags.DurationVar(&opts.Wait, "wait", hook.DefaultWait, "")
 	missing := flags.String("on-agent-missing", "fail", "")
 	showVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
@@ -93,6 +94,9 @@ func parseArgs(args []string, stdout io.Writer) (*options, error) {
 	}
 	if opts.Timeout <= 0 {
 		return nil, fmt.Errorf("--timeout is %v: it must be more than zero", opts.Timeout)
+	}
+	if opts.Wait < 0 {
+		return nil, fmt.Errorf("--wait is %v: it must not be negative", opts.Wait)
 	}
 	if !filepath.IsAbs(opts.Socket) || len(opts.Socket) > hook.MaxSocket {
 		return nil, fmt.Errorf("--socket is %q: it must be an absolute path of at most %d bytes", opts.Socket, hook.MaxSocket)

@@ -97,7 +97,7 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 	l, err := net.Listen("unix", ts.Getenv("SOCKET"))
 	ts.Check(err)
 	a := agentOf(ts)
-	a.arrived, a.seen = make(chan struct{}, 8), make(chan string, 8)
+	a.arrived, a.seen = make(chan struct{}, 64), make(chan string, 64)
 	stop := make(chan struct{})
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -130,10 +130,7 @@ func answer(w http.ResponseWriter, args []string, stop <-chan struct{}) {
 			_, err = io.WriteString(w, strings.Repeat("x", 1<<12))
 		}
 	case "raw":
-		text, err := strconv.Unquote(`"` + args[1] + `"`)
-		if err != nil {
-			panic(err)
-		}
+		text := strings.ReplaceAll(args[1], `\r\n`, "\r\n")
 		c, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			panic(err)

@@ -51,6 +51,12 @@ func (a *agent) ahead(ctx context.Context, paused bool) (api.AheadStatus, error)
 	return st, agentFailure(err)
 }
 
+// release has the agent end the guard of a container.
+func (a *agent) release(ctx context.Context, container string) (api.Released, error) {
+	r, err := a.client.Release(ctx, container)
+	return r, agentFailure(err)
+}
+
 // events calls show for each record that the filter selects, with the number of
 // records that were lost before it.
 func (a *agent) events(ctx context.Context, filter api.EventFilter, show func(r *audit.Record, lost uint64) error) error {

@@ -48,7 +48,8 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 		ConfigHash: "0123456789abcdef", Healthy: b.healthy, Readers: 2,
 		Tenants: []api.TenantStatus{
 			{
-				Name: "payments", Mode: "enforce", Containers: 1, Queued: 3, InFlight: 2, Scans: 40, Marks: 7, Allowed: 100, Denied: 4, Unscanned: 5,
+				Name: "payments", Mode: "enforce", Containers: 1, Queued: 3, InFlight: 2, Scans: 40, Marks: 7,
+				Pending: 6, OldestMicros: 1_234_567, Held: 5, Stuck: 1, Allowed: 100, Denied: 4, Unscanned: 5,
 				Reasons: map[string]uint64{"clean": 95, "timeout": 5, "malicious": 4},
 			},
 			{Name: "default", Mode: "audit", Reasons: map[string]uint64{}},
@@ -60,18 +61,31 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 				{Destination: "/data", FSType: "ext4", Kind: "mount", Why: "shared with the host"},
 				{Destination: "/pg", FSType: "ext4", Kind: "none", Why: "excluded"},
 			},
-			Allowed: 100, Denied: 4,
+			Allowed: 100, Denied: 4, Kept: b.healthy,
 		}},
 		Scanners: []api.ScannerStatus{{Name: "hashes", Driver: "hashlist", Healthy: true, Generation: "g1"}},
-		Records:  api.RecordsStatus{Written: 104, Lost: 1, File: "/var/log/assay/events.jsonl", Subscribers: 1},
+		Records:  api.RecordsStatus{Written: 104, Lost: 1, File: "/var/log/assay/events.jsonl", Subscribers: 1, LostAtCrash: 3},
 		Cache:    api.CacheStatus{Files: 8120, Bytes: 1 << 20, MaxBytes: 64 << 20, Hits: 9900, Misses: 100},
 		Store:    fakeStore(b.healthy),
-		Marks:    api.MarksStatus{Now: 7, Max: 1000, Placed: 20, Broken: 3, Evicted: 1, Flushed: 9, Skipped: map[string]uint64{"writer": 5}},
+		Marks:    api.MarksStatus{Now: 7, Max: 1000, Placed: 20, Broken: 3, Evicted: 1, Flushed: 9, Shed: 2, Skipped: map[string]uint64{"writer": 5}},
 		Ahead:    b.aheadStatus(),
+		Events:   api.EventsStatus{Read: 5000, Unopened: map[string]uint64{"EMFILE": 3}, ReadErrors: 2, Malformed: 1, FailedAnswers: 4, KernelComplaints: 6},
+		Descriptors: api.DescriptorsStatus{Limit: 1024, Open: 77, Shares: []api.DescriptorShare{
+			{Kind: "reading", Max: 8}, {Kind: "held", Max: 512, Used: new(5)}, {Kind: "marks", Max: 160, Used: new(7)},
+		}},
+		Keeper: api.KeeperStatus{
+			Backend: api.KeeperProcess, Socket: "/run/assay/keeper.sock", PID: 77, Version: "1.2.3", Since: started,
+			Entries: []api.KeptEntry{{Key: "3f2a9b1c8d7e6f5a4b3c2d1e0f@1", Grace: 30_000_000, Fallback: "deny", Leases: 7, Pending: 1}},
+		},
 	}
 	if !b.healthy {
 		st.Problems = []string{"scanner hashes is down: start it"}
 		st.Scanners[0].Healthy, st.Scanners[0].Error = false, "connection refused"
+		st.Keeper = api.KeeperStatus{Backend: api.KeeperProcess, Lost: 2, Trouble: "no such file"}
+		st.TakeOver = &api.TakeOverStatus{
+			At: started, Took: 2100, Since: started.Add(-1500 * time.Millisecond), Why: "its connection ended",
+			Containers: 3, Settled: 1, Answered: 4, Unguarded: []string{"3f2a9b1c8d7e6f5a4b3c2d1e0f"},
+		}
 	}
 	return st
 }

@@ -39,6 +39,7 @@ Examples:
   assay verdicts                what is known, by layer and by scanner
   assay check download.tar.gz   ask the agent's scanners about one file
   assay scan image nginx        scan before anybody opens it
+  assay release --all           the node hangs: let everything go on unguarded
   assay help COMMAND            more about one command`
 
 // app returns the command tree.
@@ -60,7 +61,7 @@ func (p *program) app() *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {},
 		Commands: []*cli.Command{
 			p.statusCommand(), p.doctorCommand(), p.eventsCommand(), p.explainCommand(), p.verdictsCommand(),
-			p.checkCommand(), p.scanCommand(), p.policyCommand(),
+			p.checkCommand(), p.scanCommand(), p.policyCommand(), p.releaseCommand(),
 			p.installCommand(), p.uninstallCommand(), p.completionCommand(), p.versionCommand(),
 		},
 	}

@@ -37,10 +37,12 @@ func decisions() []string { return []string{"allow", "deny"} }
 const (
 	opDirty = "dirty" // a writer
 	opScan  = "scan"  // a finding in a layer, before anybody opened it
+	// opAbsence sums up the openers who were answered while there was no agent.
+	opAbsence = "absence"
 )
 
 // operations returns the values of --op.
-func operations() []string { return []string{"open", "exec", opDirty, opScan} }
+func operations() []string { return []string{"open", "exec", opDirty, opScan, opAbsence} }
 
 func (p *program) eventsCommand() *cli.Command {
 	return &cli.Command{
@@ -53,6 +55,7 @@ line is one JSON object, as in the record file.
 A record with the operation "dirty" is no request and has no decision: somebody
 opened a file for writing that was marked clean, so its next open is scanned.
 Neither is "scan": malware in an image layer, found before anybody opened it.
+"absence" sums up a container's opens that were answered while there was no agent.
 
 Records overwritten or lost before they could be shown are reported on stderr.
 
@@ -67,7 +70,7 @@ Examples:
 			&cli.StringFlag{Name: flagTenant, Usage: "only records of the tenant `NAME`"},
 			&cli.StringFlag{Name: flagContainer, Usage: "only records of the container with this `NAME`, id or beginning of its id"},
 			&cli.StringFlag{Name: flagDecision, Usage: "only records with this `DECISION`: allow or deny"},
-			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec, dirty or scan"},
+			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec, dirty, scan or absence"},
 			&cli.Uint64Flag{Name: flagSince, DefaultText: "the oldest in memory", Usage: "begin at the record with sequence number `SEQ`"},
 			&cli.IntFlag{Name: flagLast, Aliases: []string{"n"}, Value: -1, DefaultText: "all", Usage: "only the last `N` of the records so far"},
 		},
@@ -88,7 +91,7 @@ func (p *program) events(c *cli.Context) error {
 		return usage("use --decision allow or --decision deny", "unknown decision %q", filter.Decision)
 	}
 	if filter.Op != "" && !slices.Contains(operations(), filter.Op) {
-		return usage("use --op open, --op exec, --op dirty or --op scan", "unknown operation %q", filter.Op)
+		return usage("use --op "+strings.Join(operations(), ", --op "), "unknown operation %q", filter.Op)
 	}
 	if c.IsSet(flagLast) && c.Int(flagLast) < 0 {
 		return usage("use -n 0 for none, or leave -n out for all", "%d is no number of records", c.Int(flagLast))

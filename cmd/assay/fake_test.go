@@ -145,6 +145,11 @@ func (b *fakeBackend) Ahead(_ context.Context, paused bool) (api.AheadStatus, er
 	return b.aheadStatus(), nil
 }
 
+func (b *fakeBackend) Release(_ context.Context, container string) (api.Released, error) {
+	c, err := api.FindContainer([]api.ContainerStatus{{ID: "3f2a9b1c8d7e6f5a4b3c2d1e0f", Name: "web"}}, container)
+	return api.Released{ID: c.ID, Name: c.Name, Tenant: "payments", PID: 77}, err
+}
+
 // aheadStatus is a scan of layers that is half done.
 func (b *fakeBackend) aheadStatus() api.AheadStatus {
 	st := api.AheadStatus{

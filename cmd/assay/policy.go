@@ -173,6 +173,8 @@ func policyTable(config *tenant.Config) *table {
 		{"volumeMarks", func(n *tenant.Tenant) string { return string(n.VolumeMarks) }},
 		{"scanAhead", func(n *tenant.Tenant) string { return string(n.ScanAhead) }},
 		{"onNewGeneration", func(n *tenant.Tenant) string { return string(n.OnGeneration) }},
+		{"grace", func(n *tenant.Tenant) string { return n.Grace.String() }},
+		{"onAgentGone", func(n *tenant.Tenant) string { return string(n.OnAgentGone) }},
 		{"exclude.mounts", func(n *tenant.Tenant) string { return cmp.Or(joinWords(n.ExcludeMounts), "none") }},
 	}
 	for i := range config.Tenants {

@@ -21,8 +21,9 @@ func (p *program) statusCommand() *cli.Command {
 		Usage: "show what the agent guards, per tenant, container and scanner",
 		Description: `Shows the agent's own account of itself: its tenants with their answers, the
 containers it guards, its scanners, the verdicts it keeps and the kernel marks on
-clean files, what it scans ahead of the first open, and the event records.
-Exits with 1 if the agent calls itself unhealthy, and says why.
+clean files, what it scans ahead of the first open, the event records, the keeper
+that holds the containers while the agent is away, and what came of the last such
+absence. Exits with 1 if the agent calls itself unhealthy, and says why.
 
 "Unscanned" counts files that were allowed although no scanner called them
 clean; the table of reasons says why.
@@ -31,6 +32,7 @@ Examples:
   assay status
   assay status -o json | jq '.containers[].id'
   assay status -o json | jq .cache.hitRate
+  assay status -o json | jq '.containers[] | select(.kept | not)'
   watch assay status`,
 		Action: p.status,
 	}
@@ -101,7 +103,13 @@ func (p *program) agentTable(st *api.Status) *table {
 	t.add("Verdicts", cacheSummary(&st.Cache))
 	addStore(t, &st.Store)
 	t.add("Kernel marks", marksSummary(&st.Marks))
+	t.add("Events", eventsSummary(&st.Events))
+	t.add("Descriptors", descriptorsSummary(&st.Descriptors))
 	t.add("Scans ahead", p.aheadSummary(&st.Ahead))
+	t.add("Keeper", p.keeperSummary(st))
+	if st.TakeOver != nil {
+		t.add("Take-over", p.takeOverSummary(st.TakeOver))
+	}
 	return t
 }
 
@@ -120,6 +128,9 @@ func records(r *api.RecordsStatus) string {
 	if r.File != "" {
 		parts = []string{fmt.Sprintf("%d written to %s, %d lost", r.Written, r.File, r.Lost)}
 	}
+	if r.LostAtCrash > 0 {
+		parts = append(parts, fmt.Sprintf("%d lost with agents that ended before", r.LostAtCrash))
+	}
 	parts = append(parts, plural(r.Subscribers, "subscriber"))
 	if r.LostToSubs > 0 {
 		parts = append(parts, fmt.Sprintf("%d lost to slow subscribers", r.LostToSubs))
@@ -133,10 +144,46 @@ func records(r *api.RecordsStatus) string {
 // marksSummary is the kernel's marks on clean files in a line.
 func marksSummary(m *api.MarksStatus) string {
 	line := fmt.Sprintf("%d of %d, %d placed, %d broken by writers, %d evicted, %d flushed", m.Now, m.Max, m.Placed, m.Broken, m.Evicted, m.Flushed)
+	if m.Shed > 0 {
+		line += fmt.Sprintf(", %d given up for events", m.Shed)
+	}
 	if skipped := reasonCounts(m.Skipped); skipped != "" {
 		line += "; none for " + skipped
 	}
 	return line
+}
+
+// eventsSummary is what event readers met in a line.
+func eventsSummary(e *api.EventsStatus) string {
+	parts := []string{fmt.Sprintf("%d read", e.Read)}
+	if unopened := reasonCounts(e.Unopened); unopened != "" {
+		parts = append(parts, "denied by the kernel "+unopened)
+	}
+	for _, n := range []struct {
+		count uint64
+		what  string
+	}{
+		{e.ReadErrors, "failed reads"},
+		{e.Malformed, "malformed"},
+		{e.FailedAnswers, "failed answers"},
+		{e.KernelComplaints, "complaints of the kernel"},
+	} {
+		if n.count > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n.count, n.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// descriptorsSummary is the budget of descriptors in a line.
+func descriptorsSummary(d *api.DescriptorsStatus) string {
+	parts := []string{fmt.Sprintf("%d of %d", d.Open, d.Limit)}
+	for _, s := range d.Shares {
+		if s.Used != nil {
+			parts = append(parts, fmt.Sprintf("%s %d of %d", s.Kind, *s.Used, s.Max))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // aheadSummary is the scanning ahead of the first open in a line.
@@ -161,12 +208,21 @@ func (p *program) aheadSummary(a *api.AheadStatus) string {
 
 func tenantTable(st *api.Status) *table {
 	t := &table{heading: []string{
-		"TENANT", "MODE", "CONTAINERS", "QUEUED", "IN FLIGHT", "SCANS", "MARKS", "ALLOWED", "DENIED", "UNSCANNED",
+		"TENANT", "MODE", "CONTAINERS", "PENDING", "OLDEST", "QUEUED", "IN FLIGHT", "STUCK", "SCANS", "MARKS", "ALLOWED", "DENIED", "UNSCANNED",
 	}}
 	for _, n := range st.Tenants {
-		t.add(n.Name, n.Mode, n.Containers, n.Queued, n.InFlight, n.Scans, n.Marks, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
+		t.add(n.Name, n.Mode, n.Containers, n.Pending, age(n.OldestMicros), n.Queued, n.InFlight,
+			count(uint64(max(0, n.Stuck)), red), n.Scans, n.Marks, n.Allowed, count(n.Denied, red), count(n.Unscanned, yellow))
 	}
 	return t
+}
+
+// age is for how long the oldest opener waits.
+func age(micros int64) string {
+	if micros == 0 {
+		return "-"
+	}
+	return (time.Duration(micros) * time.Microsecond).Round(time.Millisecond).String()
 }
 
 // reasonTable says why answers were what they were.

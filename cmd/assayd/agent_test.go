@@ -54,6 +54,7 @@ func newAgent(t *testing.T, config string) *agent {
 		t.Fatal(err)
 	}
 	a.guard = guard.New(guard.Options{Readers: a.readers, Records: a.records, Logger: log, Memory: &a.memory.Memory}, cfg, a.scanners)
+	a.keeper = newLink(&tenant.Config{Socket: path, Keeper: tenant.Keeper{Backend: tenant.KeeperOff}}, 1024, log)
 	a.watch = &watchdog{readers: a.readers, log: log}
 	t.Cleanup(func() {
 		a.unguard(context.WithoutCancel(t.Context()))
@@ -78,7 +79,7 @@ func TestReloadChangesNothing(t *testing.T) {
 		"not YAML":          {"\t{", ":1"},
 		"unknown key":       {twoScanners + "tenant: []\n", "tenant"},
 		"unknown scanner":   {twoScanners + "tenants:\n- {name: a, match: {}, stages: [{scanners: [three]}]}\n", "three"},
-		"another socket":    {twoScanners + "socket: /run/other.sock\n", "socket cannot change"},
+		"another socket":    {twoScanners + "socket: /run/other.sock\n", "socket, keeper cannot change"},
 		"another state":     {twoScanners + "state: /run/other\n", "state cannot change"},
 		"another log":       {twoScanners + "records: {file: /run/other.jsonl}\n", "records cannot change"},
 		"scanner not built": {twoScanners + "- {name: three, hashlist: {files: [/nowhere/three.hsb]}}\n", "three"},
@@ -301,11 +302,9 @@ func (f handlerFunc) HandleEvent(ev *fanotify.Event) { f(ev) }
 // TestKernelServe starts the agent on a socket, reloads it by signal and stops it
 // with a container that it guards.
 func TestKernelServe(t *testing.T) {
-	if limit, err := os.ReadFile(groupsKnob); err == nil { // which the agent raises
-		t.Cleanup(func() { _ = os.WriteFile(groupsKnob, limit, 0) })
-	}
+	keepKnobs(t)
 	socket := filepath.Join(t.TempDir(), "agent.sock")
-	common := "socket: " + socket + "\nstate: " + t.TempDir() + "\n"
+	common := "socket: " + socket + "\nstate: " + t.TempDir() + "\nkeeper: {backend: \"off\"}\n"
 	path := file(t, common)
 	cfg, err := load(path)
 	if err != nil {
@@ -377,9 +376,7 @@ func statusUntil(t *testing.T, client *api.Client, ended <-chan error, wanted fu
 }
 
 func TestKernelServeFails(t *testing.T) {
-	if limit, err := os.ReadFile(groupsKnob); err == nil {
-		t.Cleanup(func() { _ = os.WriteFile(groupsKnob, limit, 0) })
-	}
+	keepKnobs(t)
 	blocked := file(t, "{}")
 	var said strings.Builder
 	code := run([]string{"assayd", "--config", file(t, "socket: "+blocked+"/agent.sock\nstate: "+t.TempDir()+"\n")}, &said)

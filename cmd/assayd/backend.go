@@ -75,20 +75,39 @@ func (a *agent) Check(ctx context.Context, fd int, tenantName, path string) (api
 	}, nil
 }
 
+// Release ends the guard of a container.
+func (a *agent) Release(_ context.Context, word string) (api.Released, error) {
+	c, err := api.FindContainer(a.containerStatus(a.guard.Containers()), word)
+	if err != nil {
+		return api.Released{}, err
+	}
+	if !a.guard.Release(c.ID, "an operator asked for it") {
+		return api.Released{}, refused(http.StatusNotFound, fmt.Errorf("container %s has just ended", c.ID), "`assay status` lists the containers")
+	}
+	a.log.Warn("a container runs unguarded from now on, because an operator asked for it", "container", c.ID, "tenant", c.Tenant, "pid", c.PID)
+	return api.Released{ID: c.ID, Name: c.Name, Tenant: c.Tenant, PID: c.PID}, nil
+}
+
 // Status describes the agent.
 func (a *agent) Status(ctx context.Context) api.Status {
 	a.mu.Lock()
-	cfg, built, reloadErr := a.config, a.scanners, a.reloadErr
+	cfg, built, reloadErr, shares := a.config, a.scanners, a.reloadErr, a.budget
 	a.mu.Unlock()
+	tenants, marks := a.guard.Tenants(), a.guard.Marks()
+	containers := a.guard.Containers()
+	held := make(chan api.KeeperStatus, 1)
+	go func() { held <- a.keeper.status(ctx) }()
 	s := api.Status{
 		Version: version, PID: os.Getpid(), Started: a.started,
 		ConfigFile: a.file, ConfigHash: cfg.Hash(), Readers: a.readers.Len(), Goroutines: runtime.NumGoroutine(),
-		Problems: []string{},
-		Tenants:  tenantStatus(a.guard.Tenants()), Containers: containerStatus(a.guard.Containers()),
+		Tenants: tenantStatus(tenants), Containers: a.containerStatus(containers),
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),
 		Records:  api.RecordsStatus(a.records.Status()),
-		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(a.guard.Marks()), Ahead: a.aheadStatus(),
+		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(marks), Ahead: a.aheadStatus(),
+		Keeper: <-held, TakeOver: takeOverStatus(&a.taken),
+		Events: a.eventsStatus(), Descriptors: shares.status(tenants, marks),
 	}
+	s.Problems = append(a.keeper.keeperProblems(&s.Keeper), takeOverProblems(&a.taken, containers)...)
 	if reloadErr != nil {
 		s.ReloadErr = reloadErr.Error()
 		s.Problems = append(s.Problems, "the configuration file is not the one in force: "+s.ReloadErr)
@@ -104,9 +123,8 @@ func (a *agent) Status(ctx context.Context) api.Status {
 	if s.Store.Error != "" {
 		s.Problems = append(s.Problems, "verdicts will not survive a restart: "+s.Store.Error)
 	}
-	if n := a.watch.stuck.Load(); n > 0 {
-		s.Problems = append(s.Problems, fmt.Sprintf("%d of %d event readers make no progress (a file on a network or FUSE volume may hang)", n, s.Readers))
-	}
+	s.Problems = append(s.Problems, a.watch.wrong()...)
+	s.Problems = append(s.Problems, a.limitProblems(tenants, len(s.Containers))...)
 	s.Healthy = len(s.Problems) == 0
 	return s
 }
@@ -116,6 +134,7 @@ func tenantStatus(states []guard.TenantState) []api.TenantStatus {
 	for _, t := range states {
 		list = append(list, api.TenantStatus{
 			Name: t.Name, Mode: string(t.Mode), Containers: t.Containers, Queued: t.Queued, InFlight: t.InFlight,
+			Pending: t.Pending, OldestMicros: t.Oldest.Microseconds(), Held: t.Held, Stuck: t.Stuck,
 			Scans: t.Scans, Marks: t.Marks,
 			Allowed: t.Answers.Allowed, Denied: t.Answers.Denied, Unscanned: t.Answers.Unscanned, Reasons: t.Answers.Reasons,
 		})
@@ -123,7 +142,7 @@ func tenantStatus(states []guard.TenantState) []api.TenantStatus {
 	return list
 }
 
-func containerStatus(states []guard.ContainerState) []api.ContainerStatus {
+func (a *agent) containerStatus(states []guard.ContainerState) []api.ContainerStatus {
 	list := make([]api.ContainerStatus, 0, len(states))
 	for _, c := range states {
 		marks := make([]api.Mark, 0, len(c.Mounts))
@@ -133,6 +152,7 @@ func containerStatus(states []guard.ContainerState) []api.ContainerStatus {
 		list = append(list, api.ContainerStatus{
 			ID: c.ID, Name: c.Name, Namespace: c.Namespace, Pod: c.Pod, Tenant: c.Tenant, PID: c.PID,
 			Since: c.Since, Marks: marks, Allowed: c.Answers.Allowed, Denied: c.Answers.Denied,
+			Kept: a.keeper.holds(c.Keys),
 		})
 	}
 	return list

@@ -15,7 +15,7 @@ import (
 
 // Explain tells what is known of a container's file.
 func (a *agent) Explain(ctx context.Context, word, path string) (api.Explanation, error) {
-	c, err := api.FindContainer(containerStatus(a.guard.Containers()), word)
+	c, err := api.FindContainer(a.containerStatus(a.guard.Containers()), word)
 	if err != nil {
 		return api.Explanation{}, err
 	}

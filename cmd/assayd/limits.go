@@ -15,24 +15,13 @@ const (
 	// wantGroups is enough for a group per container on any node; the limit costs
 	// nothing by itself.
 	wantGroups = 65536
+	// spareGroups are those of root's other programs.
+	spareGroups = 16
 )
 
-// limits share the agent's descriptors out. Half are for events that are held, a
-// quarter for files that the kernel lets through under a lease, an eighth at most for
-// those that wait for that; the rest is for events being read, scanners, and
-// everything else.
-type limits struct {
-	held  int64 // events at once
-	marks int   // marked files at once
-}
-
-func share(descriptors uint64) limits {
-	n := min(descriptors, 1<<20)
-	return limits{held: int64(n / 2), marks: int(n / 4)} //nolint:gosec // at most a million
-}
-
-// raiseLimits raises what bounds the agent as far as it may, and says so.
-func raiseLimits(log *slog.Logger) limits {
+// raiseLimits raises what bounds the agent as far as it may and needs to, and says so.
+// It returns how many descriptors there can be.
+func raiseLimits(log *slog.Logger) int {
 	if err := raiseGroups(log); err != nil {
 		log.Warn("the limit of fanotify groups cannot be raised: beyond it, containers of a tenant share a group", "error", err,
 			"remedy", fmt.Sprintf("sysctl fs.fanotify.max_user_groups=%d", wantGroups))
@@ -40,23 +29,40 @@ func raiseLimits(log *slog.Logger) limits {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		log.Warn("the limit of descriptors cannot be told", "error", err)
-		return share(1024)
+		return 1024
 	}
-	if files.Cur < files.Max {
-		raised := unix.Rlimit{Cur: files.Max, Max: files.Max}
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err == nil {
-			files = raised
-		}
+	want := wanted(files.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want); err == nil {
+		files = want
 	}
-	return share(files.Cur)
+	return int(min(files.Cur, maxDescriptors)) //nolint:gosec // a handful of digits
+}
+
+// wanted is the limit of descriptors that the agent sets itself.
+func wanted(hard uint64) unix.Rlimit { return unix.Rlimit{Cur: min(hard, maxDescriptors), Max: hard} }
+
+// checkGroups says what is wrong with the limit of fanotify groups for so many tenants
+// and containers, or "".
+func checkGroups(tenants, containers int) string {
+	have, err := readKnob(groupsKnob)
+	if err != nil || have >= tenants+containers+spareGroups {
+		return ""
+	}
+	return fmt.Sprintf("fs.fanotify.max_user_groups is %d: with %d tenants and %d containers, containers of a tenant share fanotify groups, "+
+		"and where no group is left to share they are refused; sysctl fs.fanotify.max_user_groups=%d", have, tenants, containers, wantGroups)
+}
+
+// readKnob reads a number of the kernel's.
+func readKnob(path string) (int, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
 func raiseGroups(log *slog.Logger) error {
-	text, err := os.ReadFile(groupsKnob)
-	if err != nil {
-		return err
-	}
-	was, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	was, err := readKnob(groupsKnob)
 	if err != nil || was >= wantGroups {
 		return err
 	}

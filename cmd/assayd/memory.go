@@ -70,14 +70,21 @@ func (m *memory) openStore(cfg *tenant.Config, log *slog.Logger) {
 	log.Info("verdicts restored", "verdicts", st.Restored, "file", st.File, "took", st.LoadTime)
 }
 
+// closeStore stores what there is to store. It may wait for a disk; what is learned
+// from then on is not stored. Closing twice is harmless.
+func (m *memory) closeStore(ctx context.Context, log *slog.Logger) {
+	if m.store == nil {
+		return
+	}
+	m.Cache.Attach(nil)
+	if err := m.store.Close(ctx); err != nil {
+		log.Error("the last verdicts could not be stored", "error", err)
+	}
+}
+
 // close gives everything up. The guard no longer uses it.
 func (m *memory) close(ctx context.Context, log *slog.Logger) {
-	if m.store != nil {
-		m.Cache.Attach(nil)
-		if err := m.store.Close(ctx); err != nil {
-			log.Error("the last verdicts could not be stored", "error", err)
-		}
-	}
+	m.closeStore(ctx, log)
 	if m.Leases != nil {
 		m.Leases.Close()
 	}

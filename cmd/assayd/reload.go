@@ -78,7 +78,10 @@ func (a *agent) swap(next *tenant.Config, all map[string]scanner.Named) {
 	gone := maps.Clone(a.scanners)
 	maps.DeleteFunc(gone, func(name string, s scanner.Named) bool { return all[name].Scanner == s.Scanner })
 	a.scanners, a.config = all, next
+	a.budget.scanners = connections(next.Scanners)
 	a.mu.Unlock()
+	a.watch.kernel.retune(next)
+	a.sayLimits()
 	a.draining.Go(func() {
 		drained()
 		if err := scanners.Close(gone); err != nil {

@@ -105,7 +105,7 @@ func (m *memory) storeStatus() api.StoreStatus {
 
 func marksStatus(m guard.MarkStats) api.MarksStatus {
 	return api.MarksStatus{
-		Now: m.Now, Max: m.Max, Placed: m.Placed, Broken: m.Broken, Evicted: m.Evicted, Flushed: m.Flushed, Skipped: m.Skipped,
+		Now: m.Now, Max: m.Max, Placed: m.Placed, Broken: m.Broken, Evicted: m.Evicted, Flushed: m.Flushed, Shed: m.Shed, Skipped: m.Skipped,
 	}
 }
 

@@ -35,11 +35,30 @@ type Report struct {
 }
 
 // Percentile returns how long an open took at most, of this share (0 to 1) of all.
-func (r Report) Percentile(share float64) time.Duration {
-	if len(r.durations) == 0 {
+func (r Report) Percentile(share float64) time.Duration { return percentile(r.durations, share) }
+
+func percentile(sorted []time.Duration, share float64) time.Duration {
+	if len(sorted) == 0 {
 		return 0
 	}
-	return r.durations[min(int(share*float64(len(r.durations))), len(r.durations)-1)]
+	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
+}
+
+// Spanning returns, for each open that was under way at one of the instants, how long
+// it was from then until its end, shortest first.
+func (r *Run) Spanning(tb testing.TB, instants []int64) []time.Duration {
+	tb.Helper()
+	var waits []time.Duration
+	for _, log := range r.read(tb) {
+		for _, o := range log.opens {
+			i, _ := slices.BinarySearch(instants, o.start)
+			if i < len(instants) && instants[i] < o.end {
+				waits = append(waits, time.Duration(o.end-instants[i]))
+			}
+		}
+	}
+	slices.Sort(waits)
+	return waits
 }
 
 func (r Report) String() string {

@@ -3,6 +3,9 @@
 // and small, and part of the test image's lowest layer.
 //
 //	guest read FILE...   prints "FILE: N bytes" or "FILE: ERRNO" for each
+//	guest reread FILE SAID
+//	                     reads FILE for ever, and writes into SAID how often and what the
+//	                     last time gave
 //	guest socket PATH    one round trip over a unix socket at PATH
 //	guest write-nonblock FILE, write-mapped FILE
 //	                     overwrites the beginning of FILE with standard input: opened
@@ -28,11 +31,16 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(errors.New("usage: guest read FILE... | socket PATH | write-nonblock FILE | write-mapped FILE | load FLAGS"))
+		fail(errors.New("usage: guest read FILE... | reread FILE SAID | socket PATH | write-nonblock FILE | write-mapped FILE | load FLAGS"))
 	}
 	switch os.Args[1] {
 	case "read":
 		os.Exit(read(os.Args[2:]))
+	case "reread":
+		if len(os.Args) != 4 {
+			fail(errors.New("usage: guest reread FILE SAID"))
+		}
+		fail(reread(os.Args[2], os.Args[3]))
 	case "socket":
 		if err := socket(os.Args[2]); err != nil {
 			fail(err)
@@ -66,15 +74,8 @@ func read(files []string) int {
 	code := 0
 	for _, name := range files {
 		data, err := os.ReadFile(name)
-		var errno unix.Errno
-		switch {
-		case err == nil:
-			fmt.Printf("%s: %d bytes\n", name, len(data))
-		case errors.As(err, &errno):
-			fmt.Printf("%s: %s\n", name, unix.ErrnoName(errno))
-			code = 1
-		default:
-			fmt.Printf("%s: %v\n", name, err)
+		fmt.Printf("%s: %s\n", name, outcome(data, err))
+		if err != nil {
 			code = 1
 		}
 	}

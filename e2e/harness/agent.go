@@ -23,10 +23,13 @@ type Agent struct {
 
 	suite  *Suite
 	under  []string // what runs the agent, and has its pid; empty: nothing
+	store  *store   // nil without one
 	dir    string
 	config string // path of its configuration
+	binary string // of assayd
 	log    string // path of its standard error, of all its processes
 	cmd    *exec.Cmd
+	notify *net.UnixConn // what the agent tells its service manager
 	exited chan struct{} // closed when the process has been waited for
 	ended  atomic.Bool   // a test ended it on purpose
 	events *follower
@@ -47,14 +50,29 @@ func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 // and which becomes the agent: prlimit, env, a shell that ends with exec "$@".
 func (s *Suite) StartAgentUnder(tb testing.TB, under []string, config string) *Agent {
 	tb.Helper()
+	a := s.newAgent(tb, config)
+	a.under = under
+	a.begin(tb)
+	return a
+}
+
+// begin starts an agent for the first time.
+func (a *Agent) begin(tb testing.TB) {
+	tb.Helper()
+	tb.Cleanup(func() { a.finish(tb) })
+	a.start(tb)
+	a.events = a.follow(tb)
+}
+
+// newAgent returns an agent that has not started.
+func (s *Suite) newAgent(tb testing.TB, config string) *Agent {
+	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
-		Socket: filepath.Join(dir, "agent.sock"), suite: s, under: under, dir: dir,
+		Socket: filepath.Join(s.memory(tb), "agent.sock"), suite: s, dir: dir, binary: s.Bin("assayd"),
 		config: filepath.Join(dir, "assay.yaml"), log: filepath.Join(dir, "assayd.log"),
 	}
 	a.writeConfig(tb, config)
-	a.start(tb)
-	a.events = a.follow(tb)
 	return a
 }
 
@@ -88,10 +106,26 @@ func (a *Agent) Restart(tb testing.TB) {
 	a.events = a.follow(tb)
 }
 
+// Use makes the next start one of another binary.
+func (a *Agent) Use(binary string) { a.binary = binary }
+
+// Again is Restart without following the records: for tests that do so often.
+func (a *Agent) Again(tb testing.TB) {
+	tb.Helper()
+	a.start(tb)
+	a.ended.Store(false)
+}
+
 // start runs the process and waits for READY=1 on a notification socket.
 func (a *Agent) start(tb testing.TB) {
 	tb.Helper()
+	args := append(slices.Clone(a.under), a.binary, "--config", a.config)
+	a.cmd = exec.Command(args[0], args[1:]...)
 	notify := filepath.Join(a.dir, "notify.sock")
+	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	if a.store != nil {
+		a.store.pass(tb, a.cmd)
+	}
 	if err := os.Remove(notify); err != nil && !errors.Is(err, os.ErrNotExist) {
 		tb.Fatal(err)
 	}
@@ -99,15 +133,13 @@ func (a *Agent) start(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = conn.Close() })
+	a.hangUp()
+	a.notify = conn
 	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer log.Close()
-	args := append(slices.Clone(a.under), a.suite.Bin("assayd"), "--config", a.config)
-	a.cmd = exec.Command(args[0], args[1:]...)
-	a.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -118,7 +150,6 @@ func (a *Agent) start(tb testing.TB) {
 		defer close(exited)
 		_ = cmd.Wait() // the state is read from ProcessState
 	}()
-	tb.Cleanup(func() { a.finish(tb) })
 	if err := a.awaitReady(conn); err != nil {
 		tb.Fatal(err)
 	}
@@ -133,19 +164,39 @@ func (a *Agent) awaitReady(conn *net.UnixConn) error {
 		<-exited
 		_ = conn.SetReadDeadline(time.Now())
 	}()
-	buf := make([]byte, 4096)
 	for {
-		n, err := conn.Read(buf)
+		lines, err := a.notice(conn)
 		if err != nil {
 			return fmt.Errorf("the agent did not become ready: %w", err)
 		}
-		for line := range strings.Lines(string(buf[:n])) {
-			if strings.TrimSpace(line) == "READY=1" {
-				go drain(conn)
-				return nil
-			}
+		if slices.Contains(lines, "READY=1") {
+			break
 		}
 	}
+	if a.store != nil {
+		a.store.follow(conn)
+	} else {
+		go drain(conn)
+	}
+	return nil
+}
+
+// hangUp closes the socket on which the last process told of itself.
+func (a *Agent) hangUp() {
+	if a.notify != nil {
+		_ = a.notify.Close()
+		a.notify = nil
+	}
+}
+
+// notice receives what the agent tells its service manager.
+func (a *Agent) notice(conn *net.UnixConn) ([]string, error) {
+	if a.store != nil {
+		return a.store.receive(conn)
+	}
+	buf := make([]byte, 4096)
+	n, err := conn.Read(buf)
+	return strings.Split(string(buf[:n]), "\n"), err
 }
 
 // drain reads what an agent goes on to say, as systemd does, until conn is closed.
@@ -164,6 +215,8 @@ func (a *Agent) finish(tb testing.TB) {
 	if !a.ended.Load() {
 		a.Stop(tb)
 	}
+	a.hangUp()
+	a.endKeepers(tb)
 	if tb.Failed() {
 		text, err := os.ReadFile(a.log)
 		tb.Logf("log of the agent (%v):\n%s", err, text)
@@ -208,6 +261,18 @@ func (a *Agent) Kill(tb testing.TB) {
 	a.ended.Store(true)
 	a.Signal(tb, syscall.SIGKILL)
 	if err := a.wait(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Stuck stops the agent with SIGSTOP. Its keeper has to end it within the shortest
+// grace time of its tenants.
+func (a *Agent) Stuck(tb testing.TB) {
+	tb.Helper()
+	a.ended.Store(true)
+	a.Signal(tb, syscall.SIGSTOP)
+	if err := a.wait(); err != nil {
+		a.Signal(tb, syscall.SIGKILL)
 		tb.Fatal(err)
 	}
 }

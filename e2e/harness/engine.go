@@ -29,6 +29,7 @@ type Gate struct {
 	Socket         string // the agent's
 	Namespace      string // selects the tenant; "" is none
 	OnAgentMissing string // "" leaves the default
+	Wait           string // for an agent that is missing; "" leaves the default
 	Stage          string // prestart or createRuntime; "" is createRuntime. Not for podman.
 }
 
@@ -41,6 +42,9 @@ func (g *Gate) hookArgs() []string {
 	}
 	if g.OnAgentMissing != "" {
 		args = append(args, "--on-agent-missing", g.OnAgentMissing)
+	}
+	if g.Wait != "" {
+		args = append(args, "--wait", g.Wait)
 	}
 	stage := g.Stage
 	if stage == "" {

@@ -226,5 +226,26 @@ func (s *Suite) InstallHook(tb testing.TB, g *Gate) string {
 	if r := Command(tb, s.Bin("assay"), args...); r.Code != 0 {
 		tb.Fatalf("assay install podman: %s", r)
 	}
+	if g.Wait != "" {
+		setWait(tb, filepath.Join(dir, "zz-assay.json"), g.Wait)
+	}
 	return dir
+}
+
+// setWait edits an entry as an operator may: what the product writes leaves the
+// default.
+func setWait(tb testing.TB, file, wait string) {
+	tb.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	const before = `"--timeout",`
+	edited := strings.Replace(string(text), before, `"--wait", "`+wait+`", `+before, 1)
+	if edited == string(text) {
+		tb.Fatalf("%s has no %s:\n%s", file, before, text)
+	}
+	if err := os.WriteFile(file, []byte(edited), 0o644); err != nil { //nolint:gosec // as the product writes it
+		tb.Fatal(err)
+	}
 }

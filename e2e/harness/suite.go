@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Suite is what the tests of one run share. Its methods fail the test that
@@ -104,6 +106,25 @@ func (s *Suite) Scratch(tb testing.TB) string {
 	tb.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			tb.Errorf("scratch directory: %v", err)
+		}
+	})
+	return dir
+}
+
+// memory returns a new directory on a tmpfs, as /run is where the agent has its
+// socket, gone when tb ends.
+func (s *Suite) memory(tb testing.TB) string {
+	tb.Helper()
+	dir := s.Scratch(tb)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700"); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := cleanupContext()
+		defer cancel()
+		// A process that ends no longer shows what it was, and may still have files open.
+		if err := eventually(ctx, patience, func() error { return unix.Unmount(dir, 0) }); err != nil {
+			tb.Errorf("unmount the socket's directory: %v", err)
 		}
 	})
 	return dir

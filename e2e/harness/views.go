@@ -15,6 +15,7 @@ import (
 // A Status is what these tests read from `assay -o json status`. It is written
 // down here a second time on purpose: a renamed field has to fail a test.
 type Status struct {
+	Version     string   `json:"version"`
 	PID         int      `json:"pid"`
 	ConfigHash  string   `json:"configHash"`
 	ReloadError string   `json:"reloadError"`
@@ -22,17 +23,22 @@ type Status struct {
 	Goroutines  int      `json:"goroutines"`
 	Problems    []string `json:"problems"`
 	Tenants     []struct {
-		Name       string            `json:"name"`
-		Mode       string            `json:"mode"`
-		Containers int               `json:"containers"`
-		Queued     int               `json:"queued"`
-		InFlight   int               `json:"inFlight"`
-		Scans      uint64            `json:"scans"`
-		Marks      int               `json:"marks"`
-		Allowed    uint64            `json:"allowed"`
-		Denied     uint64            `json:"denied"`
-		Unscanned  uint64            `json:"unscanned"`
-		Reasons    map[string]uint64 `json:"reasons"`
+		Name       string `json:"name"`
+		Mode       string `json:"mode"`
+		Containers int    `json:"containers"`
+		Queued     int    `json:"queued"`
+		InFlight   int    `json:"inFlight"`
+		Pending    int    `json:"pending"`
+		Held       int    `json:"held"`
+		Stuck      int    `json:"stuck"`
+		// OldestMicros is for how long the first opener waits.
+		OldestMicros int64             `json:"oldestMicros"`
+		Scans        uint64            `json:"scans"`
+		Marks        int               `json:"marks"`
+		Allowed      uint64            `json:"allowed"`
+		Denied       uint64            `json:"denied"`
+		Unscanned    uint64            `json:"unscanned"`
+		Reasons      map[string]uint64 `json:"reasons"`
 	} `json:"tenants"`
 	Containers []struct {
 		ID        string `json:"id"`
@@ -45,7 +51,22 @@ type Status struct {
 			Kind        string `json:"kind"`
 			Why         string `json:"why"`
 		} `json:"marks"`
+		Kept bool `json:"kept"`
 	} `json:"containers"`
+	Keeper struct {
+		Backend string `json:"backend"`
+		PID     int    `json:"pid"`
+		Trouble string `json:"trouble"`
+		Entries []struct {
+			Key    string `json:"key"`
+			Leases int    `json:"leases"`
+		} `json:"entries"`
+	} `json:"keeper"`
+	TakeOver *struct {
+		Containers int      `json:"containers"`
+		Unguarded  []string `json:"unguarded"`
+		Failed     []string `json:"failed"`
+	} `json:"takeOver"`
 	Scanners []struct {
 		Name       string `json:"name"`
 		Healthy    bool   `json:"healthy"`
@@ -55,11 +76,26 @@ type Status struct {
 	Records struct {
 		Written           uint64 `json:"written"`
 		Lost              uint64 `json:"lost"`
+		LostAtCrash       uint64 `json:"lostAtCrash"`
+		Pending           uint64 `json:"pending"`
 		Error             string `json:"error"`
 		Subscribers       int    `json:"subscribers"`
 		LostToSubscribers uint64 `json:"lostToSubscribers"`
 	} `json:"records"`
-	Store Store `json:"store"`
+	Store  Store `json:"store"`
+	Events struct {
+		Read          uint64            `json:"read"`
+		Unopened      map[string]uint64 `json:"unopened"`
+		FailedAnswers uint64            `json:"failedAnswers"`
+	} `json:"events"`
+	Descriptors struct {
+		Limit  int `json:"limit"`
+		Open   int `json:"open"`
+		Shares []struct {
+			Kind string `json:"kind"`
+			Max  int    `json:"max"`
+		} `json:"shares"`
+	} `json:"descriptors"`
 	Marks struct {
 		Now     int               `json:"now"`
 		Placed  uint64            `json:"placed"`
@@ -97,6 +133,7 @@ type Record struct {
 	Verdict  string `json:"verdict"`
 	Source   string `json:"source"`
 	Reason   string `json:"reason"`
+	Micros   int64  `json:"micros"`
 	Scanners []struct {
 		Name      string `json:"name"`
 		Verdict   string `json:"verdict"`

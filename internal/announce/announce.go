@@ -17,6 +17,10 @@ const MaxBytes = 1 << 20
 // Path is where the agent's socket takes announcements (HTTP POST, JSON).
 const Path = "/v1/containers"
 
+// Stopping is the message of the [Refusal] of an agent that is about to end. It
+// has judged nothing: whoever announces may ask its successor.
+const Stopping = "the agent is stopping"
+
 // A Container announces one container whose first process exists but has not
 // yet executed anything of the container.
 type Container struct {

@@ -25,6 +25,7 @@ const (
 	PathExplain  = "/v1/explain"  // GET ?container=NAME&path=PATH -> Explanation
 	PathScan     = "/v1/scan"     // POST ScanRequest -> ScanLine, one a line
 	PathAhead    = "/v1/ahead"    // POST {"paused":true} -> AheadStatus
+	// DELETE of announce.Path + "/" + NAME -> Released.
 )
 
 // A Backend does what the socket asks for.
@@ -57,6 +58,9 @@ type Backend interface {
 	// Ahead pauses or resumes the scanning ahead of the first open, and returns
 	// the state that this led to. To pause what is paused is no error.
 	Ahead(ctx context.Context, paused bool) (AheadStatus, error)
+	// Release ends the guard of a container, which goes on unguarded. The container
+	// is what an operator calls it: see [FindContainer].
+	Release(ctx context.Context, container string) (Released, error)
 }
 
 // A CheckResult is the verdict on a descriptor that a client passed in.
@@ -91,22 +95,33 @@ type Status struct {
 	Cache      CacheStatus       `json:"cache"`
 	Store      StoreStatus       `json:"store"`
 	Marks      MarksStatus       `json:"marks"`
-	Ahead      AheadStatus       `json:"ahead"`
+	Events     EventsStatus      `json:"events"`
+	// Descriptors is how the agent's descriptors are shared out.
+	Descriptors DescriptorsStatus `json:"descriptors"`
+	Ahead       AheadStatus       `json:"ahead"`
+	Keeper      KeeperStatus      `json:"keeper"`
+	TakeOver    *TakeOverStatus   `json:"takeOver,omitempty"` // the last one, if there was one
 }
 
 // A TenantStatus is one tenant's numbers since the agent started.
 type TenantStatus struct {
-	Name       string            `json:"name"`
-	Mode       string            `json:"mode"`
-	Containers int               `json:"containers"`
-	Queued     int               `json:"queued"`    // events waiting for a worker
-	InFlight   int               `json:"inFlight"`  // events being scanned
-	Scans      uint64            `json:"scans"`     // files that scanners were asked about
-	Marks      int               `json:"marks"`     // ignore marks on clean files now
-	Allowed    uint64            `json:"allowed"`   // answers
-	Denied     uint64            `json:"denied"`    // answers
-	Unscanned  uint64            `json:"unscanned"` // allows of something no scanner called clean
-	Reasons    map[string]uint64 `json:"reasons"`   // answers by reason, non-zero only
+	Name       string `json:"name"`
+	Mode       string `json:"mode"`
+	Containers int    `json:"containers"`
+	Queued     int    `json:"queued"`   // events waiting for a worker
+	InFlight   int    `json:"inFlight"` // events being scanned
+	// Pending are openers that wait for an answer, those whose event nobody has read yet
+	// included, and OldestMicros for how long the first of those that were read waits.
+	Pending      int               `json:"pending"`
+	OldestMicros int64             `json:"oldestMicros"`
+	Held         int               `json:"held"`      // events whose descriptor is kept
+	Stuck        int               `json:"stuck"`     // scans that did not come back, whose workers were replaced
+	Scans        uint64            `json:"scans"`     // files that scanners were asked about
+	Marks        int               `json:"marks"`     // ignore marks on clean files now
+	Allowed      uint64            `json:"allowed"`   // answers
+	Denied       uint64            `json:"denied"`    // answers
+	Unscanned    uint64            `json:"unscanned"` // allows of something no scanner called clean
+	Reasons      map[string]uint64 `json:"reasons"`   // answers by reason, non-zero only
 }
 
 // A ContainerStatus is one guarded container.
@@ -121,6 +136,7 @@ type ContainerStatus struct {
 	Marks     []Mark    `json:"marks"`
 	Allowed   uint64    `json:"allowed"`
 	Denied    uint64    `json:"denied"`
+	Kept      bool      `json:"kept"` // the keeper holds it: it stays guarded while the agent is away
 }
 
 // A Mark is one mark of a container, or a mount that was left unmarked.
@@ -149,4 +165,5 @@ type RecordsStatus struct {
 	File        string `json:"file,omitempty"`
 	Subscribers int    `json:"subscribers"`
 	LostToSubs  uint64 `json:"lostToSubscribers"`
+	LostAtCrash uint64 `json:"lostAtCrash"` // had not reached the file when earlier agents ended
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ type EventFilter struct {
 	Tenant    string // "" is any
 	Container string // an id, the start of one, or a name; "" is any
 	Decision  string // allow, deny; "" is both, and records without a decision
-	Op        string // open, exec, dirty, scan; "" is any
+	Op        string // open, exec, dirty, scan, absence; "" is any
 }
 
 // values encodes the filter as parameters of [PathEvents].
@@ -73,11 +74,14 @@ func parseFilter(r *http.Request) (EventFilter, error) {
 	if d := f.Decision; d != "" && d != "allow" && d != "deny" {
 		return EventFilter{}, refusef(http.StatusBadRequest, "use allow or deny", "parameter decision=%q", d)
 	}
-	if op := f.Op; op != "" && op != "open" && op != "exec" && op != "dirty" && op != "scan" {
-		return EventFilter{}, refusef(http.StatusBadRequest, "use open, exec, dirty or scan", "parameter op=%q", op)
+	if op := f.Op; op != "" && !slices.Contains(operations(), op) {
+		return EventFilter{}, refusef(http.StatusBadRequest, "use "+strings.Join(operations(), ", "), "parameter op=%q", op)
 	}
 	return f, nil
 }
+
+// operations are the values of the parameter op.
+func operations() []string { return []string{"open", "exec", "dirty", "scan", "absence"} }
 
 // match reports whether the client wants a record.
 func (f EventFilter) match(r *audit.Record) bool {

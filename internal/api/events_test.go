@@ -7,10 +7,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/audit"
 )
@@ -79,6 +82,55 @@ func TestEventsTellOfLostOnes(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
 	if len(lines) != 5 || lines[0] != `{"lost":4}` || !strings.Contains(lines[1], `"seq":7`) || lines[4] != `{"lost":1}` {
 		t.Errorf("got %q, want 4 lost, then 7, 9 and 11 of tenant a, then the one that JSON cannot express", lines)
+	}
+}
+
+// TestEventsAfterARestart: numbers go on, and what an earlier process has numbered
+// is missed like what was overwritten.
+func TestEventsAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	tally := filepath.Join(dir, "records.tally")
+	before := newTalliedBackend(t, tally)
+	fill(before.log, 1000)
+	if err := before.log.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := newTalliedBackend(t, tally)
+	path := serve(t, b)
+	for _, since := range []string{"", "now", "998", "1001", "5000"} {
+		wantEvents(t, path, since) // ends, although nothing is kept
+	}
+	fill(b.log, 3)
+	for since, want := range map[string][]string{
+		"":     {`"seq":1001`, `"seq":1002`, `"seq":1003`},
+		"now":  {},
+		"998":  {`{"lost":3}`, `"seq":1001`, `"seq":1002`, `"seq":1003`},
+		"1001": {`"seq":1001`, `"seq":1002`, `"seq":1003`},
+		"1003": {`"seq":1003`},
+		"1004": {},
+		"5000": {`"seq":1001`, `"seq":1002`, `"seq":1003`},
+	} {
+		wantEvents(t, path, since, want...)
+	}
+}
+
+// wantEvents checks what the lines of a reply contain.
+func wantEvents(t *testing.T, path, since string, want ...string) {
+	t.Helper()
+	c := dial(t, path)
+	sendRaw(t, c, "GET /v1/events?since="+since+" HTTP/1.0\r\n\r\n")
+	_, body := receive(t, c)
+	lines := slices.Collect(strings.Lines(body))
+	if !slices.EqualFunc(lines, want, strings.Contains) {
+		t.Errorf("since=%s: %q, want %q", since, lines, want)
 	}
 }
 

@@ -34,6 +34,7 @@ type fakeBackend struct {
 	explain  func(container, path string) (Explanation, error)
 	scan     func(context.Context, ScanRequest, func(ScanLine) error) (ScanTotals, error)
 	ahead    func(paused bool) (AheadStatus, error)
+	release  func(container string) (Released, error)
 }
 
 func (b *fakeBackend) Announce(ctx context.Context, c announce.Container) (announce.Guarded, error) {
@@ -59,10 +60,20 @@ func (b *fakeBackend) Ahead(_ context.Context, paused bool) (AheadStatus, error)
 	return b.ahead(paused)
 }
 
+func (b *fakeBackend) Release(_ context.Context, container string) (Released, error) {
+	return b.release(container)
+}
+
 // newBackend returns a backend that keeps 8 records.
 func newBackend(t *testing.T) *fakeBackend {
 	t.Helper()
-	log, err := audit.NewLog(audit.Options{Keep: 8})
+	return newTalliedBackend(t, "")
+}
+
+// newTalliedBackend is newBackend with a tally.
+func newTalliedBackend(t *testing.T, tally string) *fakeBackend {
+	t.Helper()
+	log, err := audit.NewLog(audit.Options{Keep: 8, Tally: tally})
 	if err != nil {
 		t.Fatal(err)
 	}

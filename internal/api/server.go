@@ -100,7 +100,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c, ok := connOf(r.Context()); ok {
 		defer c.drop()
 	}
-	rt, ok := s.routes[r.URL.Path]
+	rt, ok := s.route(r.URL.Path)
 	var err error
 	switch {
 	case !ok:

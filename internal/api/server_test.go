@@ -77,7 +77,7 @@ func TestRefusals(t *testing.T) {
 		{"bad since", get("/v1/events?since=-1"), 400, "since"},
 		{"bad follow", get("/v1/events?follow=maybe"), 400, "follow"},
 		{"bad decision", get("/v1/events?decision=maybe"), 400, "allow or deny"},
-		{"bad op", get("/v1/events?op=close"), 400, "open, exec, dirty or scan"},
+		{"bad op", get("/v1/events?op=close"), 400, "open, exec, dirty, scan, absence"},
 		{"bad query", get("/v1/events?%zz"), 400, "parameters"},
 	}
 	for _, tt := range tests {
@@ -242,8 +242,8 @@ func TestShutdownGivesUpOnAStuckCall(t *testing.T) {
 }
 
 func TestRecordsStatusIsWhatAuditSays(t *testing.T) {
-	got := RecordsStatus(audit.Status{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5})
-	if got != (RecordsStatus{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5}) {
+	got := RecordsStatus(audit.Status{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5, LostAtCrash: 6})
+	if got != (RecordsStatus{Written: 1, Pending: 2, Lost: 3, Error: "e", File: "f", Subscribers: 4, LostToSubs: 5, LostAtCrash: 6}) {
 		t.Errorf("converted to %+v", got)
 	}
 }

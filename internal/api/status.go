@@ -62,7 +62,32 @@ type MarksStatus struct {
 	Broken  uint64            `json:"broken"`  // a writer broke the lease: scanned became dirty
 	Evicted uint64            `json:"evicted"` // for others, over the bound
 	Flushed uint64            `json:"flushed"` // taken back, such as when a scanner learned something
+	Shed    uint64            `json:"shed"`    // given up because events needed their descriptors
 	Skipped map[string]uint64 `json:"skipped"` // clean files that got no mark, by reason, non-zero only
+}
+
+// EventsStatus is what event readers met since the agent started.
+type EventsStatus struct {
+	Read             uint64            `json:"read"`             // permission events
+	Unopened         map[string]uint64 `json:"unopened"`         // denied by the kernel, which could not open the file for the agent, by error
+	ReadErrors       uint64            `json:"readErrors"`       // reads of events that failed otherwise
+	Malformed        uint64            `json:"malformed"`        // always 0 on a sane kernel
+	FailedAnswers    uint64            `json:"failedAnswers"`    // not taken by the kernel; the agent ends
+	KernelComplaints uint64            `json:"kernelComplaints"` // of the kernel's own watchdog, about this agent
+}
+
+// DescriptorsStatus is how the agent's descriptors are shared out, and used.
+type DescriptorsStatus struct {
+	Limit  int               `json:"limit"` // their numbers are below it
+	Open   int               `json:"open"`  // of any kind
+	Shares []DescriptorShare `json:"shares"`
+}
+
+// A DescriptorShare is what one kind of descriptors may have.
+type DescriptorShare struct {
+	Kind string `json:"kind"` // reading, held, scanners, containers, other, wishes, marks
+	Max  int    `json:"max"`
+	Used *int   `json:"used,omitempty"` // where it is counted
 }
 
 // HitRate returns the part of lookups that were hits: 0 to 1, 0 without any.
@@ -87,9 +112,12 @@ func fillEmpty(st *Status) {
 		notNil(&st.Containers[i].Marks)
 	}
 	fillAhead(&st.Ahead)
+	fillKeeper(st)
 	st.Cache.HitRate = HitRate(st.Cache.Hits, st.Cache.Misses)
 	notNilMap(&st.Store.Lost)
 	notNilMap(&st.Marks.Skipped)
+	notNilMap(&st.Events.Unopened)
+	notNil(&st.Descriptors.Shares)
 }
 
 func fillAhead(a *AheadStatus) {

@@ -137,6 +137,25 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+func TestRelease(t *testing.T) {
+	b := newBackend(t)
+	b.release = func(container string) (Released, error) {
+		c, err := FindContainer([]ContainerStatus{{ID: "a b/c?", Name: "web", Tenant: "t", PID: 7}}, container)
+		return Released{ID: c.ID, Name: c.Name, Tenant: c.Tenant, PID: c.PID}, err
+	}
+	path := serve(t, b)
+	want := Released{ID: "a b/c?", Name: "web", Tenant: "t", PID: 7}
+	for _, name := range []string{"web", "a b/c?"} {
+		if got, err := NewClient(path).Release(t.Context(), name); err != nil || got != want {
+			t.Errorf("Release(%q) = %+v, %v", name, got, err)
+		}
+	}
+	_, err := NewClient(path).Release(t.Context(), "nosuch")
+	refusedWith(t, err, "no guarded container")
+	_, err = NewClient(path).Release(t.Context(), "")
+	refusedWith(t, err, "names no container")
+}
+
 // jsonKeys adds the keys of a type's JSON to all.
 func jsonKeys(of reflect.Type, all map[string]bool) {
 	switch of.Kind() {

@@ -26,6 +26,15 @@ func (c *Counters) Add(deny bool, r Reason) {
 	c.answers[allowed][r].Add(1)
 }
 
+// AddMany counts n answers of a kind at once.
+func (c *Counters) AddMany(deny bool, r Reason, n uint64) {
+	if deny {
+		c.answers[denied][r].Add(n)
+		return
+	}
+	c.answers[allowed][r].Add(n)
+}
+
 // Snapshot returns the numbers now. Answers given meanwhile may or may not be
 // in it, but its totals always agree with its reasons.
 func (c *Counters) Snapshot() Counts {

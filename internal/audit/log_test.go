@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 
@@ -11,6 +12,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if how := os.Getenv(childVariable); how != "" {
+		fmt.Fprintln(os.Stderr, "child:", child(os.Args[1], how))
+		os.Exit(1)
+	}
 	// lumberjack starts one goroutine per record file that removes old files
 	// and offers no way to end it.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("gopkg.in/natefinch/lumberjack%2ev2.(*Logger).millRun"))

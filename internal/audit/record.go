@@ -11,10 +11,10 @@ import "time"
 // A Record is one event as users see it: one JSON object a line.
 type Record struct {
 	Time      time.Time `json:"time"`
-	Seq       uint64    `json:"seq"` // ascending by one; a gap means lost records
+	Seq       uint64    `json:"seq"` // ascending by one, over restarts too; a gap means lost records
 	Tenant    string    `json:"tenant"`
 	Container Container `json:"container"`
-	Op        string    `json:"op"`   // open, exec; dirty and scan are no openers, and have no decision
+	Op        string    `json:"op"`   // open, exec; dirty, scan and absence are no openers, and the first two have no decision
 	Path      string    `json:"path"` // as the opener sees it; untrusted
 	PID       int       `json:"pid"`  // in the agent's pid namespace
 	Exe       string    `json:"exe"`  // of the opener; untrusted
@@ -78,6 +78,7 @@ const (
 	ReasonOpenFailed                // the kernel could not open the file for the agent and denied
 	ReasonStopping                  // the container is being released or the agent is stopping: onError
 	ReasonDirty                     // no decision: a file that was known to be clean is being written to
+	ReasonAgentGone                 // there was no agent, or it ended before it answered: onAgentGone
 	NumReasons                      // number of reasons; not a reason
 )
 
@@ -85,7 +86,7 @@ const (
 func reasonNames() [NumReasons]string {
 	return [NumReasons]string{
 		"clean", "malicious", "exec-pair", "not-regular", "not-selected", "audit-mode",
-		"error", "timeout", "overload", "unscannable", "too-large", "self", "open-failed", "stopping", "dirty",
+		"error", "timeout", "overload", "unscannable", "too-large", "self", "open-failed", "stopping", "dirty", "agent-gone",
 	}
 }
 
@@ -106,7 +107,7 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 func (r Reason) Unscanned() bool {
 	switch r {
 	case ReasonAuditMode, ReasonError, ReasonTimeout, ReasonOverload, ReasonUnscannable,
-		ReasonTooLarge, ReasonSelf, ReasonStopping:
+		ReasonTooLarge, ReasonSelf, ReasonStopping, ReasonAgentGone:
 		return true
 	default:
 		return false

@@ -19,9 +19,9 @@ type Subscription struct {
 
 // Subscribe starts reading at sequence number since, at the oldest kept record
 // if since is 0, and at the next one to come if since is [FromNow]. A number
-// that was never given out yet comes from before a restart, after which the
-// numbering began anew: reading then starts at the oldest kept record too. The
-// caller closes the subscription.
+// that was never given out yet comes from before the numbering began anew: reading
+// then starts at the oldest kept record too. What an earlier process has numbered is
+// not kept: it counts as overwritten. The caller closes the subscription.
 func (l *Log) Subscribe(since uint64) *Subscription {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,7 +72,7 @@ func (s *Subscription) take() (rec Record, lost uint64, wake <-chan struct{}, er
 	switch {
 	case s.isClosed():
 		return Record{}, 0, nil, ErrClosed
-	case s.pos < l.next:
+	case s.unread() > 0:
 		lost = s.overwritten()
 		s.lost += lost
 		s.pos += lost + 1
@@ -99,10 +99,19 @@ func (s *Subscription) overwritten() uint64 {
 func (s *Subscription) allLost() uint64 { return s.lost + s.overwritten() }
 
 // Behind returns how many records were appended and not read yet, those already
-// overwritten included. While it is above 0, Next does not wait.
+// overwritten included; but 0 while none is kept, since Next tells of overwritten
+// ones with the next record. While it is above 0, Next does not wait.
 func (s *Subscription) Behind() uint64 {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
+	return s.unread()
+}
+
+// unread is Behind. The caller holds l.mu.
+func (s *Subscription) unread() uint64 {
+	if s.l.next == s.l.first {
+		return 0 // what is overwritten was an earlier process's
+	}
 	return s.l.next - s.pos
 }
 

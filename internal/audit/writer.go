@@ -30,6 +30,7 @@ var errLineTooLong = errors.New("record is too long for the record file")
 type writer struct {
 	out    io.WriteCloser // takes whole lines
 	sub    *Subscription
+	tally  *tally // the log's, open as long as run goes on
 	name   string
 	retry  time.Duration
 	logger *slog.Logger
@@ -49,7 +50,7 @@ func newWriter(l *Log, out io.WriteCloser, name string, logger *slog.Logger) *wr
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return &writer{
-		out: out, sub: l.reader(0), name: name, retry: retryEvery, logger: logger,
+		out: out, sub: l.reader(0), tally: l.tally, name: name, retry: retryEvery, logger: logger,
 		report: limiter{every: reportEvery}, stop: l.stop, done: make(chan struct{}),
 	}
 }
@@ -59,10 +60,11 @@ func (w *writer) run() {
 	defer close(w.done)
 	var line bytes.Buffer
 	for {
-		rec, _, err := w.sub.Next(context.Background())
+		rec, lost, err := w.sub.Next(context.Background())
 		if err != nil {
 			break
 		}
+		w.tally.settle(lost)
 		line.Reset()
 		w.write(&rec, &line)
 	}
@@ -108,6 +110,7 @@ func (w *writer) begin() {
 
 // end accounts for the record in hand.
 func (w *writer) end(written bool) {
+	w.tally.settle(1)
 	w.mu.Lock()
 	w.inHand = 0
 	if !written {
@@ -148,6 +151,16 @@ func (w *writer) pause() {
 	}
 }
 
+// ended reports whether run has returned.
+func (w *writer) ended() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (w *writer) stopping() bool {
 	select {
 	case <-w.stop:
@@ -170,10 +183,8 @@ func (w *writer) addStatus(s *Status) {
 	if w.err != nil {
 		s.Error = w.err.Error()
 	}
-	select {
-	case <-w.done: // nobody will write these any more
+	if w.ended() { // nobody will write these any more
 		s.Lost, s.Pending = s.Lost+s.Pending, 0
-	default:
 	}
 }
 

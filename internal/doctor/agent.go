@@ -17,6 +17,7 @@ import (
 type agentReport struct {
 	pid        int // in this process's pid namespace; 0 if it is not visible here
 	containers int
+	version    string // "" if it gave no status
 }
 
 // askAgent finds out who serves the socket and asks for its status. The report
@@ -44,7 +45,7 @@ func askAgent(ctx context.Context, o *Options, hooked bool) (*agentReport, Check
 		check.Remedy = "check that agent and doctor are of the same version (assay version), and the agent's log"
 		return report, check
 	}
-	report.containers = len(status.Containers)
+	report.containers, report.version = len(status.Containers), status.Version
 	check.Status = OK
 	check.Detail = fmt.Sprintf("answers: version %s, pid %d, containers %d", status.Version, peer.Pid, report.containers)
 	if !status.Healthy {

@@ -3,7 +3,7 @@
 // do where they are not.
 //
 // It owns the questions and the remedies. It must not own the answers: features
-// are tried by internal/fanotify, scanners are built by internal/scanners, hooks
+// are tried by the rooms that use them, scanners are built by internal/scanners, hooks
 // are read as internal/install wrote them. It changes nothing on the node. Its
 // checks go to cmd/assay, which prints them.
 //
@@ -37,6 +37,7 @@ const (
 const (
 	AreaConfiguration = "configuration"
 	AreaAgent         = "agent"
+	AreaKeeper        = "keeper"
 	AreaPrivileges    = "privileges"
 	AreaKernel        = "kernel"
 	AreaLimits        = "limits"
@@ -93,15 +94,16 @@ func Run(ctx context.Context, o Options) []Check {
 
 // A node is the part of the machine that the checks read.
 type node struct {
-	proc     string // the proc file system
-	features func() []fanotify.Feature
-	runtimes []program
-	sockets  []endpoint
+	proc      string // the proc file system
+	features  func() []fanotify.Feature
+	askKeeper func(ctx context.Context, socket string) (*keeperReport, error)
+	runtimes  []program
+	sockets   []endpoint
 }
 
 // hostNode is the machine that this process runs on.
 func hostNode() *node {
-	return &node{proc: "/proc", features: fanotify.Features, runtimes: programs(), sockets: endpoints()}
+	return &node{proc: "/proc", features: features, askKeeper: askKeeper, runtimes: programs(), sockets: endpoints()}
 }
 
 // examine runs all checks.
@@ -112,15 +114,17 @@ func (n *node) examine(ctx context.Context, o *Options) []Check {
 
 	self, err := readProcess(n.proc+"/self", "this process")
 	if err != nil {
+		self = &process{name: "this process", euid: -1}
+	}
+	subject, isAgent := n.subject(agent, self)
+	checks = append(checks, n.keepers(ctx, o, agent, subject)...)
+	if err == nil {
+		checks = append(checks, privileges(subject, isAgent)...)
+	} else {
 		checks = append(checks, Check{
 			Area: AreaPrivileges, Name: "process", Status: Unknown, Detail: err.Error(),
 			Remedy: "mount a proc file system on /proc and run the doctor again",
 		})
-		self = &process{name: "this process", euid: -1}
-	}
-	subject, isAgent := n.subject(agent, self)
-	if err == nil {
-		checks = append(checks, privileges(subject, isAgent)...)
 	}
 	checks = append(checks, kernel(n.features(), self)...)
 	checks = append(checks, n.limits(o, agent, subject)...)

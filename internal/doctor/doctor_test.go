@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/tenant"
@@ -60,9 +62,10 @@ func fakeNode(t *testing.T) *node {
 		write(t, filepath.Join(proc, "sys", name), value)
 	}
 	return &node{
-		proc:     proc,
-		features: func() []fanotify.Feature { return []fanotify.Feature{feature("marks", true, nil)} },
-		runtimes: []program{{name: "true", note: "note"}},
+		proc:      proc,
+		features:  func() []fanotify.Feature { return []fanotify.Feature{feature("marks", true, nil)} },
+		askKeeper: func(context.Context, string) (*keeperReport, error) { return nil, unix.ENOENT },
+		runtimes:  []program{{name: "true", note: "note"}},
 	}
 }
 
@@ -158,7 +161,7 @@ func TestWithoutProc(t *testing.T) {
 
 func TestAreasAreInOrder(t *testing.T) {
 	order := []string{
-		AreaConfiguration, AreaAgent, AreaPrivileges, AreaKernel, AreaLimits, AreaRuntimes, AreaHooks, AreaScanners,
+		AreaConfiguration, AreaAgent, AreaKeeper, AreaPrivileges, AreaKernel, AreaLimits, AreaRuntimes, AreaHooks, AreaScanners,
 	}
 	var got []string
 	for _, c := range fakeNode(t).examine(t.Context(), fakeOptions(t)) {

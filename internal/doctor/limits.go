@@ -28,7 +28,9 @@ func (n *node) limits(o *Options, agent *agentReport, subject *process) []Check 
 	return []Check{
 		n.groupLimit(containers, len(o.Config.Tenants), agent != nil),
 		n.informational("fs.fanotify.max_user_marks", "", "does not bind the agent, whose groups take unlimited marks"),
-		n.informational("fs.lease-break-time", " s", "without effect on this version, which holds no leases"),
+		n.informational("fs.lease-break-time", " s", "so long an agent may be stopped (SIGSTOP, a debugger) before a writer gets past a kernel mark"),
+		n.informational("fs.fanotify.watchdog_timeout", " s",
+			"the kernel logs events that are not answered for so long (0: never); the agent sets it where it is 0 and reads that log"),
 		fileLimit(subject, containers, len(o.Config.Tenants)),
 	}
 }

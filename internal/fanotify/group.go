@@ -3,6 +3,7 @@ package fanotify
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -53,6 +54,9 @@ type Group struct {
 	refs    atomic.Int64
 	readers *Readers // who serves it; nil if nobody does
 	closed  chan struct{}
+	// tells says that the kernel names the file that it could not open in an event of
+	// its own (FAN_REPORT_FD_ERROR), and not as the error of a read.
+	tells bool
 }
 
 // NewGroup creates a group. It fails with ErrGroupLimit where the user has as
@@ -73,8 +77,18 @@ func NewGroup() (*Group, error) {
 	return newGroup(fd), nil
 }
 
+// tellsErrors reports whether this kernel knows FAN_REPORT_FD_ERROR. Groups that were
+// made by another process are made as ours are.
+var tellsErrors = sync.OnceValue(func() bool { //nolint:gochecknoglobals // the kernel stays the same
+	fd, err := unix.FanotifyInit(groupFlags|unix.FAN_REPORT_FD_ERROR, eventFlags)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return !errors.Is(err, unix.EINVAL)
+})
+
 func newGroup(fd int) *Group {
-	g := &Group{fd: fd, closed: make(chan struct{})}
+	g := &Group{fd: fd, closed: make(chan struct{}), tells: tellsErrors()}
 	g.refs.Store(1)
 	return g
 }
@@ -109,13 +123,18 @@ func (g *Group) mark(op string, flags uint, ops Ops, dirfd int, object string) e
 	return nil
 }
 
+// Unmark takes all marks away: no new event is raised. Its caller owns the group.
+func (g *Group) Unmark() {
+	for _, kind := range []uint{unix.FAN_MARK_FILESYSTEM, unix.FAN_MARK_MOUNT, unix.FAN_MARK_INODE} {
+		g.flush(kind)
+	}
+}
+
 // Close ends the group: its marks go at once, so that no new event is raised.
 // Events that somebody took keep it alive and served until they are released;
 // then the kernel allows whatever slipped in meanwhile. Call it once.
 func (g *Group) Close() {
-	for _, kind := range []uint{unix.FAN_MARK_FILESYSTEM, unix.FAN_MARK_MOUNT, unix.FAN_MARK_INODE} {
-		g.flush(kind)
-	}
+	g.Unmark()
 	g.release()
 }
 
@@ -155,10 +174,19 @@ func (g *Group) end() {
 }
 
 // respond answers the event with descriptor number fd. The caller holds a
-// reference. The kernel refuses only what it does not wait for: the opener was
-// killed meanwhile (ENOENT).
+// reference. ENOENT is the end of a killed opener: the kernel does not wait any
+// more. After any other error it does, and nobody else can answer.
 func (g *Group) respond(fd int32, d Decision) {
-	_ = rawRespond(g.fd, fd, d)
+	if errno := rawRespond(g.fd, fd, d); errno != 0 && errno != unix.ENOENT {
+		g.respondAgain(fd, d, errno)
+	}
+}
+
+func (g *Group) respondAgain(fd int32, d Decision, errno syscall.Errno) {
+	errno = insist(errno, func() syscall.Errno { return rawRespond(g.fd, fd, d) })
+	if errno != 0 && g.readers != nil {
+		g.readers.health.answerFailed(errno)
+	}
 }
 
 // ignore stops events for the inode behind the open descriptor fd for good.

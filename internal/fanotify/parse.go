@@ -12,7 +12,7 @@ import (
 const metadataLen = 24
 
 // errMalformed says that the kernel's buffer does not hold what fanotify(7)
-// promises. It is fatal for a group: nothing behind the spot can be trusted.
+// promises. It is fatal: nothing behind the spot can be trusted, and openers wait there.
 var errMalformed = errors.New("malformed fanotify event")
 
 // metadata is one event as the kernel wrote it.

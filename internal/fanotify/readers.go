@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,13 +25,6 @@ const (
 	unpinned = -1
 )
 
-// Stats counts what readers met. All counts are since Start.
-type Stats struct {
-	Events    uint64 // permission events read
-	Unopened  uint64 // events whose file the kernel could not open for us: denied by it
-	Malformed uint64 // reads that made no sense; always 0 on a sane kernel
-}
-
 // Readers are the threads that read events, and the groups that they serve.
 //
 // Each is locked to an OS thread and pinned to a CPU, with an epoll of its own
@@ -40,12 +35,13 @@ type Readers struct {
 	procs   int // by which GOMAXPROCS was raised
 	null    int // /dev/null, see Event.Pass
 	wg      sync.WaitGroup
+	once    sync.Once // of Stop
 
 	mu      sync.Mutex // serialises Add, remove and Stop
 	stopped bool       // the epolls are closed
 	served  atomic.Pointer[[]*served]
 
-	events, unopened, malformed atomic.Uint64
+	health *health
 }
 
 // served is a group with its handler. Its index in Readers.served is its slot.
@@ -64,6 +60,9 @@ type reader struct {
 	stop  int // eventfd
 	// turns counts beginnings and ends of work on a group: odd while at work.
 	turns atomic.Uint64
+	// failing says that the last call failed, and that the next one that does is
+	// followed by a rest.
+	failing bool
 }
 
 // DefaultReaders is the number of readers for the CPUs this process may use: one
@@ -97,7 +96,7 @@ func Start(n int) (*Readers, error) {
 	for i := range pins {
 		pins[i] = allowed[i%len(allowed)]
 	}
-	r, err := start(pins)
+	r, err := start(pins, newHealth())
 	if err != nil {
 		return nil, err
 	}
@@ -109,11 +108,14 @@ func Start(n int) (*Readers, error) {
 // StartAside starts a single reader that is not pinned, for groups whose files
 // the kernel may take forever to open for us: on network and FUSE filesystems.
 // It may hang there without holding up anybody else's events.
-func StartAside() (*Readers, error) { return start([]int{unpinned}) }
+func StartAside() (*Readers, error) { return start([]int{unpinned}, newHealth()) }
+
+// StartAside is [StartAside], and what the reader meets is counted with r's.
+func (r *Readers) StartAside() (*Readers, error) { return start([]int{unpinned}, r.health) }
 
 // start starts a reader for each CPU in pins.
-func start(pins []int) (*Readers, error) {
-	r := &Readers{}
+func start(pins []int, h *health) (*Readers, error) {
+	r := &Readers{health: h}
 	r.served.Store(&[]*served{})
 	var err error
 	if r.null, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
@@ -155,9 +157,12 @@ func newReader(set *Readers, index, cpu int) (*reader, error) {
 func (r *Readers) Len() int { return len(r.threads) }
 
 // Stats returns the counts so far.
-func (r *Readers) Stats() Stats {
-	return Stats{Events: r.events.Load(), Unopened: r.unopened.Load(), Malformed: r.malformed.Load()}
-}
+func (r *Readers) Stats() Stats { return r.health.stats() }
+
+// Failed returns a channel that has the first failure after which openers hang until
+// this process ends: an answer that the kernel did not take, or events that could
+// not be read. Whoever receives it should end the process.
+func (r *Readers) Failed() <-chan error { return r.health.failed }
 
 // Turns returns, for each reader, a number that changes when it begins or ends
 // work on a group and is odd in between. A reader with the same odd number at two
@@ -225,7 +230,10 @@ func (r *Readers) unserve(g *Group) {
 }
 
 // Stop ends the threads and waits for them. Groups still served are left alone.
-func (r *Readers) Stop() {
+// Stopping twice is harmless.
+func (r *Readers) Stop() { r.once.Do(r.end) }
+
+func (r *Readers) end() {
 	for _, t := range r.threads {
 		var one [8]byte
 		one[0] = 1
@@ -273,11 +281,11 @@ func (t *reader) run() {
 	var buf [readBuffer]byte
 	ev := &Event{null: t.set.null, reader: t.index}
 	for {
-		n := epollReady(t.epfd, ready[:])
-		if n == 0 {
-			n, _ = unix.EpollWait(t.epfd, ready[:], -1) // EINTR: n is -1, try again
+		n, going := t.wait(ready[:])
+		if !going {
+			return
 		}
-		for i := range max(n, 0) {
+		for i := range n {
 			if ready[i].Fd == stopSlot {
 				return
 			}
@@ -286,8 +294,40 @@ func (t *reader) run() {
 	}
 }
 
+// wait waits for ready groups. going is false if there is nothing to wait on any more,
+// which must not happen.
+func (t *reader) wait(ready []unix.EpollEvent) (n int, going bool) {
+	if n := epollReady(t.epfd, ready); n > 0 {
+		return n, true
+	}
+	n, err := unix.EpollWait(t.epfd, ready, -1)
+	errno, _ := err.(syscall.Errno) //nolint:errorlint // it is what x/sys returns
+	switch {
+	case err == nil:
+		return n, true
+	case errno == unix.EINTR:
+		return 0, true
+	case isFatal(errno):
+		t.set.health.fail(&Error{Op: "wait for events", Errno: errno})
+		return 0, false
+	}
+	t.set.health.readErrors.Add(1)
+	t.rest()
+	return 0, true
+}
+
+// rest lets some time pass if the call before failed as well.
+func (t *reader) rest() {
+	if t.failing {
+		<-time.After(breather)
+	}
+	t.failing = true
+}
+
 // serve reads one buffer of events from the group in slot and handles them.
 func (t *reader) serve(slot int, buf []byte, ev *Event) {
+	t.turns.Add(1) // before the look at the table: see Remove
+	defer t.turns.Add(1)
 	table := *t.set.served.Load()
 	if slot >= len(table) || table[slot] == nil {
 		return // removed since epoll_wait
@@ -297,21 +337,32 @@ func (t *reader) serve(slot int, buf []byte, ev *Event) {
 		return
 	}
 	defer s.group.release()
-	t.turns.Add(1)
-	defer t.turns.Add(1)
-	n, errno := readEvents(s.group.fd, buf)
-	switch errno {
+	switch n, errno := readEvents(s.group.fd, buf); errno {
 	case 0:
+		t.failing = false
+		t.dispatch(s, buf[:n], ev)
 	case unix.EAGAIN, unix.EINTR: // a neighbour was faster
-		return
 	default:
-		// Without FAN_REPORT_FD_ERROR this is an event whose file could not be
-		// opened: the kernel has denied it already.
-		t.set.unopened.Add(1)
-		s.unopened(0, errno)
-		return
+		t.failed(s, errno)
 	}
-	t.dispatch(s, buf[:n], ev)
+}
+
+// failed is a read that brought no event. Without FAN_REPORT_FD_ERROR that is an event
+// whose file could not be opened, which the kernel has denied already. For want of
+// descriptors it is on every kernel.
+func (t *reader) failed(s *served, errno syscall.Errno) {
+	h := t.set.health
+	switch {
+	case isFatal(errno) && s.group.tells, errno == unix.EFAULT:
+		h.readErrors.Add(1)
+		h.fail(&Error{Op: "read events", Errno: errno})
+	case s.group.tells && !isScarce(errno):
+		h.readErrors.Add(1)
+	default:
+		h.couldNotOpen(errno)
+		s.unopened(0, errno)
+	}
+	t.rest()
 }
 
 // dispatch hands every event in buf to the handler. Each is answered and closed,
@@ -320,16 +371,17 @@ func (t *reader) dispatch(s *served, buf []byte, ev *Event) {
 	for len(buf) > 0 {
 		m, rest, err := parseEvent(buf)
 		if err != nil {
-			t.set.malformed.Add(1)
+			t.set.health.malformed.Add(1)
+			t.set.health.fail(err)
 			return
 		}
 		buf = rest
 		if m.fd < 0 {
-			t.set.unopened.Add(1)
+			t.set.health.couldNotOpen(unix.Errno(-m.fd))
 			s.unopened(int(m.pid), unix.Errno(-m.fd))
 			continue
 		}
-		t.set.events.Add(1)
+		t.set.health.events.Add(1)
 		ev.group, ev.meta, ev.answered, ev.taken = s.group, m, false, false
 		if ev.statErr = fstat(int(m.fd), &ev.stat); ev.statErr != 0 {
 			ev.stat = unix.Stat_t{} // not the file before

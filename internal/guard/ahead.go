@@ -156,7 +156,7 @@ func (t *layerTree) Files(ctx context.Context) ([]ahead.File, error) {
 // Busy implements [ahead.Scans].
 func (a aheadScans) Busy(j *ahead.Job) bool {
 	t := a.pool(j.Tenant)
-	return t != nil && (len(t.queue) > 0 || t.workers.Load() > 0)
+	return t != nil && (len(t.queue) > 0 || t.crew.workers.Load() > 0)
 }
 
 // Scan implements [ahead.Scans].

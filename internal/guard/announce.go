@@ -122,6 +122,7 @@ func (g *Guard) admit(a announce.Container, proc *process) (*container, error) {
 		return nil, nil //nolint:nilnil // exempt is not an error
 	}
 	c := &container{guard: g, info: a, since: time.Now(), proc: proc, mntns: ns}
+	c.key = fmt.Sprintf("%s@%d", a.ID, c.since.UnixNano())
 	c.ctx, c.cancel = context.WithCancelCause(context.Background()) // its life, not the announcement's
 	c.pool.Store(g.pools[g.config.TenantFor(a.Namespace).Name])
 	return c, nil
@@ -147,6 +148,10 @@ func (g *Guard) guard(ctx context.Context, c *container) error {
 		return err
 	}
 	g.renew(c) //nolint:contextcheck // a reload may have come in between; the container's life bounds it
+	if c.sharing != nil {
+		c.sharing.keep()
+	}
+	c.keep()
 	g.anticipate(c)
 	g.log.Info("container guarded", "container", c.info.ID, "tenant", t.name, "pid", c.info.PID, "marks", c.marks())
 	return nil
@@ -182,7 +187,7 @@ func (g *Guard) foreign(a announce.Container, ns unix.Stat_t) error {
 }
 
 func refuseStopping() error {
-	return refuse(http.StatusServiceUnavailable, nil, "start it again when the agent is back", "the agent is stopping")
+	return refuse(http.StatusServiceUnavailable, nil, "start it again when the agent is back", announce.Stopping)
 }
 
 // refusePlace says why the marks could not be placed.
@@ -389,6 +394,7 @@ func (c *container) leave() {
 	default:
 		c.group.Close()
 	}
+	c.forget()
 }
 
 // marked lists the container's mounts with their marks.
@@ -402,7 +408,7 @@ func (c *container) marked() []Mount {
 func (c *container) suits(p *policy) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return p.ops()&^c.placed.ops() == 0 && p.VolumeMarks == c.placed.VolumeMarks &&
+	return c.placed != nil && p.ops()&^c.placed.ops() == 0 && p.VolumeMarks == c.placed.VolumeMarks &&
 		slices.Equal(p.ExcludeMounts, c.placed.ExcludeMounts)
 }
 

@@ -139,7 +139,7 @@ func TestKernelAudit(t *testing.T) {
 	if got.Decision != "allow" || got.Reason != audit.ReasonAuditMode || got.Verdict != "malicious" || got.Scanners[0].Signature != "Test.Malware" {
 		t.Errorf("the record is %+v", got)
 	}
-	eventually(t, "the descriptor is released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the descriptor is released", func() bool { return r.held.n.Load() == 0 })
 	if n := r.Tenants()[0].Answers.Unscanned; n != 1 {
 		t.Errorf("%d unscanned allows are counted, want 1", n)
 	}

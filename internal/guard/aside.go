@@ -51,7 +51,12 @@ func newAside(c *container) (*aside, error) {
 	if err != nil {
 		return nil, err
 	}
-	readers, err := fanotify.StartAside()
+	return serveAside(c, group)
+}
+
+// serveAside reads a group with a reader of its own. It closes the group if it cannot.
+func serveAside(c *container, group *fanotify.Group) (*aside, error) {
+	readers, err := c.guard.readers.StartAside()
 	if err != nil {
 		group.Close()
 		return nil, err

@@ -1,11 +1,8 @@
 package guard
 
 import (
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +19,7 @@ func TestKernelHangingVolume(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(source, "file"), []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	server := serveFUSE(t, source, volume)
+	server := kerneltest.ServeFUSE(t, source, volume)
 	r := newRig(t, newContains(), config())
 	victim := kerneltest.NewContainer(t, map[string]string{"root": "content", "vol/x": ""}, "mount --bind "+volume+" vol")
 	neighbour := kerneltest.NewContainer(t, map[string]string{"root": "content"}, "")
@@ -54,31 +51,5 @@ func TestKernelHangingVolume(t *testing.T) {
 	}
 	for _, o := range stuck {
 		o.wantContent(t, "content")
-	}
-}
-
-// serveFUSE serves source at mountpoint until the test ends, and returns the
-// server.
-func serveFUSE(t *testing.T, source, mountpoint string) *os.Process {
-	t.Helper()
-	cmd := exec.Command("bindfs", "-f", "--no-allow-other", "-o", "attr_timeout=3600,entry_timeout=3600", source, mountpoint)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("%v (apt-get install bindfs)", err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(unix.SIGCONT)
-		_ = unix.Unmount(mountpoint, unix.MNT_DETACH)
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	for {
-		if _, err := os.Stat(filepath.Join(mountpoint, "file")); err == nil {
-			return cmd.Process
-		}
-		if err := cmd.Process.Signal(syscall.Signal(0)); errors.Is(err, os.ErrProcessDone) || t.Context().Err() != nil {
-			t.Fatal("bindfs did not mount")
-		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 type container struct {
 	guard  *Guard
 	info   announce.Container
+	key    string // names it for the keeper, unlike any other container with its id
 	since  time.Time
 	proc   *process
 	mntns  unix.Stat_t // its mount namespace
@@ -33,6 +34,7 @@ type container struct {
 	pool     atomic.Pointer[pool]    // a reload may move it to another tenant
 	lineage  atomic.Pointer[lineage] // set before its first mark; nil without a memory
 	counters audit.Counters
+	clockSet bool // while an earlier agent guarded it, or none did
 	pairs    execPairs
 	writable atomic.Bool // a file was met on a mount that can be written
 
@@ -177,7 +179,7 @@ func (c *container) handOn(t *pool, p *policy, ev *fanotify.Event) {
 		c.refuse(k, ev, outcome{fanotify.Allow, audit.ReasonSelf}, "opened by the agent itself, which is a defect: please report it")
 	case c.ctx.Err() != nil:
 		c.refuse(k, ev, p.stopping(), errStopping.Error())
-	case !c.guard.hold():
+	case !c.guard.hold(t):
 		c.refuse(k, ev, p.overload(), "too many events wait for a scan: descriptors are scarce")
 	default:
 		k.start(ev)
@@ -191,6 +193,7 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 	if k.audit {
 		o = outcome{fanotify.Allow, audit.ReasonAuditMode}
 	}
+	c.guard.records.Announce()
 	ev.Answer(o.decision)
 	k.told(o, account{detail: detail})
 }
@@ -198,6 +201,9 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 // unopened records an opener that the kernel denied because it could not open
 // the file for us.
 func (c *container) unopened(tid int, errno error) {
+	if isScarce(errno) {
+		c.guard.marks.starve()
+	}
 	t := c.pool.Load()
 	o := outcome{fanotify.Deny, audit.ReasonOpenFailed}
 	c.count(t, o)

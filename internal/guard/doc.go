@@ -18,6 +18,11 @@
 //	ahead.go      layers are scanned before their files are opened
 //	explain.go    what the next open of a file would be answered
 //	pool.go       a tenant's queue and workers
+//	crew.go       workers whose scan does not come back, and who takes their place
+//	waiting.go    which openers wait, and for how long
+//	held.go       how many events may be kept, and how many of them a tenant may have
+//	shed.go       marks give way when events need their descriptors
+//	watch.go      whether tenants' events go on
 //	policy.go     what a tenant's policy makes of a verdict
 //	record.go     what is told afterwards
 //
@@ -36,7 +41,8 @@
 //     events. Paths from events are for records only.
 //
 // Lock order: container.placing, Guard.mu, sharedGroup.mu, then container.mu,
-// marks.mu (and a lease's lock under it), execPairs.mu and task.armed, which are held for a few lines; fanotify's own lock
-// comes after all of them. No lock is held while a scanner runs but policy.inUse
-// for reading. Only container.placing is held while a filesystem is asked.
+// marks.mu (and a lease's lock under it), execPairs.mu, task.armed, crew.mu and
+// waitingList.mu, which are held for a few lines; fanotify's own lock comes after all
+// of them. No lock is held while a scanner runs but policy.inUse for reading. Only
+// container.placing is held while a filesystem is asked.
 package guard

@@ -35,11 +35,11 @@ func TestKernelDeadline(t *testing.T) {
 	if got := r.next(t); got.Reason != audit.ReasonTimeout || got.Decision != "allow" || got.PID <= 1 {
 		t.Errorf("the record is %+v", got)
 	}
-	if n := r.held.Load(); n != 1 {
+	if n := r.held.n.Load(); n != 1 {
 		t.Errorf("%d descriptors are held while the scan runs, want 1", n)
 	}
 	s.release()
-	eventually(t, "the descriptor is released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the descriptor is released", func() bool { return r.held.n.Load() == 0 })
 	if left := descriptorsBelow(t, c.Merged); len(left) != 0 {
 		t.Errorf("descriptors are left: %q", left)
 	}
@@ -64,9 +64,9 @@ func TestKernelDeadlineQueued(t *testing.T) {
 		}
 	}
 	// Only the one under way still has a descriptor.
-	eventually(t, "queued descriptors are released", func() bool { return r.held.Load() == 1 })
+	eventually(t, "queued descriptors are released", func() bool { return r.held.n.Load() == 1 })
 	s.release()
-	eventually(t, "the last descriptor is released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the last descriptor is released", func() bool { return r.held.n.Load() == 0 })
 	r.noRecord(t)
 }
 
@@ -150,7 +150,7 @@ func TestKernelMaxHeld(t *testing.T) {
 	for _, o := range held {
 		o.wantContent(t, "content")
 	}
-	eventually(t, "the descriptors are released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the descriptors are released", func() bool { return r.held.n.Load() == 0 })
 	open(t, c.Path("good")).wantContent(t, "content")
 	for range 3 {
 		if got := r.next(t); got.Verdict != "clean" {
@@ -180,7 +180,7 @@ func TestKernelOpenerKilled(t *testing.T) {
 	if got := r.next(t); got.Verdict != "malicious" || got.PID != o.cmd.Process.Pid {
 		t.Errorf("the record is %+v", got)
 	}
-	eventually(t, "the descriptor is released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the descriptor is released", func() bool { return r.held.n.Load() == 0 })
 	open(t, c.Path("bad")).wantDenied(t) // the reader is still there
 }
 

@@ -38,6 +38,8 @@ type Options struct {
 	MaxHeld int64
 	// Memory remembers verdicts; nil scans every open.
 	Memory *Memory
+	// Keeper keeps containers guarded while this process is away; nil is none.
+	Keeper Keeper
 }
 
 // A Guard guards containers.
@@ -47,13 +49,14 @@ type Guard struct {
 	records  *audit.Log
 	log      *slog.Logger
 	memory   *Memory
+	keeper   Keeper // nil without
 	marks    *marks // nil without a memory
 	watch    *generations
 	ahead    *ahead.Runner // nil without a memory
 	newGroup func() (*fanotify.Group, error)
 
-	held     atomic.Int64   // events whose descriptor is kept
-	idle     chan struct{}  // one place: none is kept any more
+	held     held
+	several  atomic.Bool    // there is more than one tenant
 	follow   sync.WaitGroup // goroutines that wait for containers to exit
 	stopping atomic.Bool
 
@@ -77,11 +80,11 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Guard{
-		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, newGroup: fanotify.NewGroup,
-		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, idle: make(chan struct{}, 1),
+		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, keeper: o.Keeper, newGroup: fanotify.NewGroup,
+		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, held: held{idle: make(chan struct{}, 1)},
 	}
 	if g.memory != nil {
-		g.marks = newMarks(g.memory)
+		g.marks = newMarks(g.memory, g.lacking)
 	}
 	g.Apply(cfg, scanners)
 	if g.memory != nil {
@@ -106,6 +109,7 @@ func (g *Guard) Apply(cfg *tenant.Config, scanners map[string]scanner.Named) (dr
 	for _, c := range g.guarded() {
 		g.renew(c)
 	}
+	g.Keep() // for how long, and with which fallback
 	return func() {
 		for _, p := range old {
 			p.retire()
@@ -131,6 +135,7 @@ func (g *Guard) install(cfg *tenant.Config, scanners map[string]scanner.Named) (
 		}
 	}
 	g.config = cfg
+	g.several.Store(len(cfg.Tenants) > 1)
 	for _, c := range g.containers {
 		g.assign(c)
 	}
@@ -166,33 +171,6 @@ func (g *Guard) renew(c *container) {
 	}
 }
 
-// hold counts one more event whose descriptor is kept, or reports that there are
-// too many.
-func (g *Guard) hold() bool {
-	if n := g.held.Add(1); g.opts.MaxHeld > 0 && n > g.opts.MaxHeld {
-		g.unhold()
-		return false
-	}
-	return true
-}
-
-func (g *Guard) unhold() {
-	if g.held.Add(-1) != 0 {
-		return
-	}
-	select {
-	case g.idle <- struct{}{}:
-	default:
-	}
-}
-
-// waitIdle returns once no event's descriptor is kept.
-func (g *Guard) waitIdle() {
-	for g.held.Load() != 0 {
-		<-g.idle
-	}
-}
-
 // Close answers everything that waits and releases all containers: from then on
 // nothing guards them. It returns how many that were. ctx bounds the wait for
 // scanners that do not end; their openers are answered all the same.
@@ -209,9 +187,15 @@ func (g *Guard) Close(ctx context.Context) int {
 	for _, t := range g.tenants() {
 		t.shared.close()
 	}
+	g.finish(ctx)
+	return len(all)
+}
+
+// finish waits for what the containers have left.
+func (g *Guard) finish(ctx context.Context) {
 	idle := make(chan struct{})
 	go func() {
-		g.waitIdle()
+		g.awaitIdle(ctx)
 		g.follow.Wait()
 		close(idle)
 	}()
@@ -219,9 +203,8 @@ func (g *Guard) Close(ctx context.Context) int {
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		g.log.Warn("scans did not end in time", "held", g.held.Load())
+		g.log.Warn("scans did not end in time", "held", g.held.n.Load())
 	}
-	return len(all)
 }
 
 func (g *Guard) guarded() []*container {
@@ -252,6 +235,20 @@ func (g *Guard) release(c *container, why string) {
 	g.log.Info("container released", "container", c.info.ID, "tenant", c.pool.Load().name, "why", why)
 }
 
+// Release ends the guard of a running container, which goes on unguarded: its marks go,
+// whoever waits is answered by onError, and the keeper gives it up. It reports whether
+// there is such a container.
+func (g *Guard) Release(id, why string) bool {
+	g.mu.Lock()
+	c := g.containers[id]
+	g.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	g.release(c, why)
+	return true
+}
+
 // exited follows a container until its first process exits.
 func (g *Guard) exited(c *container) {
 	if err := c.proc.wait(); err != nil {
@@ -266,6 +263,11 @@ type TenantState struct {
 	Mode             tenant.Mode
 	Containers       int
 	Queued, InFlight int
+	Held             int           // events whose descriptor is kept
+	Pending          int           // openers that wait, those whose event nobody has read yet included
+	Oldest           time.Duration // for how long the first of those whose event was read waits
+	Stuck            int           // workers that do not come back
+	Reserve          bool          // there is a group to share when the kernel allows no more
 	Answers          audit.Counts
 	Scans            uint64 // made by scanners
 	Marks            int    // files that the kernel lets through now
@@ -278,6 +280,7 @@ type ContainerState struct {
 	Since                            time.Time
 	Mounts                           []Mount
 	Answers                          audit.Counts
+	Keys                             []string // of the keeper's entries that a successor needs
 }
 
 // Tenants describes the tenants in the order of the configuration.
@@ -289,9 +292,12 @@ func (g *Guard) Tenants() []TenantState {
 		t := g.pools[g.config.Tenants[i].Name]
 		s := TenantState{
 			Name: t.name, Mode: t.policy.Load().Mode, Queued: len(t.queue),
-			InFlight: int(t.workers.Load()), Answers: t.counters.Snapshot(),
+			InFlight: int(t.crew.workers.Load()), Answers: t.counters.Snapshot(),
 			Scans: t.scans.Load(), Marks: g.marks.count(t),
+			Held: int(t.held.Load()), Stuck: int(t.crew.stuck.Load()), Reserve: t.shared.reserved(),
 		}
+		s.Pending, s.Oldest, _ = t.waiting.oldest()
+		s.Pending += t.unread(g.containers)
 		for _, c := range g.containers {
 			if c.pool.Load() == t {
 				s.Containers++
@@ -311,7 +317,7 @@ func (g *Guard) Containers() []ContainerState {
 		states = append(states, ContainerState{
 			ID: c.info.ID, Name: c.info.Name, Namespace: c.info.Namespace, Pod: c.info.Pod,
 			Tenant: c.pool.Load().name, PID: c.info.PID, Since: c.since,
-			Mounts: c.marked(), Answers: c.counters.Snapshot(),
+			Mounts: c.marked(), Answers: c.counters.Snapshot(), Keys: c.keys(),
 		})
 	}
 	slices.SortFunc(states, func(a, b ContainerState) int { return a.Since.Compare(b.Since) })
@@ -354,7 +360,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 	ctx, cancel := context.WithTimeout(ctx, t.policy.Load().Deadline)
 	defer cancel()
 	done := make(chan Verdict, 1)
-	queued := t.submit(func() {
+	queued := t.submit(job{run: func() {
 		p := t.usePolicy()
 		if p == nil {
 			done <- Verdict{Decision: "deny", Reason: audit.ReasonError, Detail: "the tenant was removed by a reload"}
@@ -369,7 +375,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 			Decision: decisionName(o.decision), Reason: o.reason,
 			Detail: VerdictDetail(r.Verdict), Result: r,
 		}
-	})
+	}})
 	v := Verdict{}
 	if queued {
 		v = <-done // fd is lent: wait for the worker, whose ctx ends at the deadline

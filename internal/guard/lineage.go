@@ -42,6 +42,9 @@ const (
 	inOwn = 0xffff
 )
 
+// neverSteady is no number of times that the clock was set.
+const neverSteady = ^uint64(0)
+
 func newLineage(m *Memory, id string) *lineage {
 	l := &lineage{
 		memory: m, id: id, salt: crc32.ChecksumIEEE([]byte(id)),

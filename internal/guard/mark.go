@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ type mark struct {
 	since time.Time
 	group *fanotify.Group
 	lease *lease.Lease  // nil on a root filesystem that cannot be written
+	copy  atomic.Uint64 // serial of the keeper's copy of the lease; 0 without
 	place *list.Element // in marks.age; nil before and after, guarded by marks.mu
 	over  bool          // broken; guarded by marks.mu
 }
@@ -81,11 +83,17 @@ func (m *mark) placeLeased() (why skip, ok bool) {
 		m.lease.Release()
 		return why, false
 	}
+	if err := m.share(); err != nil {
+		m.lease.Release()
+		return skipKeeper, false
+	}
 	if !m.lease.With(func(fd int) { err = m.group.Ignore(fd) }) {
+		m.unshare()
 		return skipWriter, false // broken meanwhile
 	}
 	if err != nil {
 		m.lease.Release()
+		m.unshare()
 		return skipFailed, false
 	}
 	if !m.enter() {
@@ -93,6 +101,26 @@ func (m *mark) placeLeased() (why skip, ok bool) {
 		return skipEpoch, false
 	}
 	return 0, true
+}
+
+// share gives the keeper a copy of the lease: if the agent ends, the mark goes first.
+func (m *mark) share() error {
+	k := m.c.guard.keeper
+	if k == nil {
+		return nil // and the group ends with the agent, marks and all
+	}
+	serial, err := k.Lease(m.c.key, m.fd)
+	if err == nil {
+		m.copy.Store(serial)
+	}
+	return err
+}
+
+// unshare lets the keeper close its copy. The lease has ended.
+func (m *mark) unshare() {
+	if serial := m.copy.Swap(0); serial != 0 {
+		m.c.guard.keeper.Unlease(serial)
+	}
 }
 
 // verify proves, under the lease, that the mark will be on what the verdict was
@@ -125,6 +153,7 @@ func (m *mark) Broken(fd int) {
 // Ended implements [lease.Breaker]: the file is not what was scanned any more. The
 // writer is in, and may wait for nothing of this.
 func (m *mark) Ended() {
+	m.unshare()
 	m.marks.mu.Lock()
 	m.leave()
 	m.marks.mu.Unlock()
@@ -157,4 +186,5 @@ func (m *mark) end() {
 	}
 	m.lease.With(func(fd int) { _ = m.group.Unignore(fd) }) // as above
 	m.lease.Release()
+	m.unshare()
 }

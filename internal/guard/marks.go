@@ -62,8 +62,13 @@ type marks struct {
 	age *list.List // of *mark, oldest first
 	of  map[*pool]int
 
-	placed, broken, evicted, flushed atomic.Uint64
-	skipped                          [numSkips]atomic.Uint64
+	lacking func() int64  // descriptors that events need of the marks' share
+	leased  atomic.Int64  // marks with a lease, and so with a descriptor
+	thin    chan struct{} // one place: some have to go
+	starved atomic.Bool   // whatever the shares are
+
+	placed, broken, evicted, flushed, gaveWay atomic.Uint64
+	skipped                                   [numSkips]atomic.Uint64
 }
 
 // A skip says why a file got no mark. The set is closed: each has a counter.
@@ -79,23 +84,34 @@ const (
 	skipBudget               // no room, and no mark old enough to give way
 	skipShared               // the mark would be for other containers, too
 	skipFailed               // the kernel refused lease or mark
+	skipKeeper               // nobody would hold the lease if the agent ended
 	numSkips
 )
 
 func (s skip) String() string {
-	names := [numSkips]string{"queue", "epoch", "gone", "writer", "changed", "writable", "budget", "shared", "failed"}
+	names := [numSkips]string{"queue", "epoch", "gone", "writer", "changed", "writable", "budget", "shared", "failed", "keeper"}
 	if s < numSkips {
 		return names[s]
 	}
 	return "invalid"
 }
 
-func newMarks(m *Memory) *marks {
+// Wishes returns how many clean files wait for their mark at most, each with a
+// descriptor, where there may be so many marks.
+func Wishes(maxMarks int) int {
+	if maxMarks == 0 {
+		return 0
+	}
+	return min(max(maxMarks/2, fewestWishes), wishes)
+}
+
+func newMarks(m *Memory, lacking func() int64) *marks {
 	// A wish holds a descriptor as a mark does, which an agent with few has to count.
-	waiting := min(max(m.MaxMarks/2, fewestWishes), wishes)
+	waiting := Wishes(m.MaxMarks)
 	ms := &marks{
 		leases: m.Leases, max: m.MaxMarks, queue: make(chan wish, waiting), stop: make(chan struct{}),
 		all: make(map[*container]map[layer.Identity]*mark), age: list.New(), of: make(map[*pool]int),
+		lacking: lacking, thin: make(chan struct{}, 1),
 	}
 	ms.done.Go(ms.run)
 	return ms
@@ -167,6 +183,8 @@ func (ms *marks) run() {
 				slot, _ := ms.slot(&w)
 				slot.Store(0)
 			}
+		case <-ms.thin:
+			ms.shed()
 		case <-second.C:
 			ms.now.Add(1)
 		case <-sweep.C:

@@ -28,6 +28,9 @@ func (m *mark) enter() bool {
 	ms.all[m.c][m.id] = m
 	m.place = ms.age.PushBack(m)
 	ms.of[m.pool]++
+	if m.lease != nil {
+		ms.leased.Add(1)
+	}
 	ms.placed.Add(1)
 	return true
 }
@@ -41,6 +44,9 @@ func (m *mark) leave() {
 	ms := m.marks
 	ms.age.Remove(m.place)
 	m.place = nil
+	if m.lease != nil {
+		ms.leased.Add(-1)
+	}
 	delete(ms.all[m.c], m.id)
 	if len(ms.all[m.c]) == 0 {
 		delete(ms.all, m.c)
@@ -57,6 +63,9 @@ func (ms *marks) room(w wish) bool {
 	defer ms.mu.Unlock()
 	if ms.all[w.c][w.id] != nil {
 		return false // it stands already: two wishes were on their way
+	}
+	if ms.lacking() > 0 && ms.leased.Load() >= ms.allowance() {
+		return false // events need the descriptor
 	}
 	if ms.age.Len() < ms.max {
 		return true
@@ -110,7 +119,9 @@ func (ms *marks) find(c *container, id layer.Identity) (since time.Time, leased,
 // A MarkStats is what became of the kernel's marks on clean files.
 type MarkStats struct {
 	Now, Max                         int
+	Leased                           int // of those now, which have a descriptor each
 	Placed, Broken, Evicted, Flushed uint64
+	Shed                             uint64            // given up because events needed their descriptors
 	Skipped                          map[string]uint64 // clean files that got no mark, by reason
 }
 
@@ -122,7 +133,7 @@ func (ms *marks) stats() MarkStats {
 	now := ms.age.Len()
 	ms.mu.Unlock()
 	st := MarkStats{
-		Now: now, Max: ms.max, Placed: ms.placed.Load(), Broken: ms.broken.Load(),
+		Now: now, Max: ms.max, Leased: int(ms.leased.Load()), Shed: ms.gaveWay.Load(), Placed: ms.placed.Load(), Broken: ms.broken.Load(),
 		Evicted: ms.evicted.Load(), Flushed: ms.flushed.Load(), Skipped: map[string]uint64{},
 	}
 	for s := range numSkips {

@@ -36,6 +36,9 @@ func (c *container) remember(top *mountinfo.Info) {
 		return
 	}
 	l := newLineage(m, c.info.ID)
+	if c.clockSet {
+		l.clock = neverSteady
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, findLayers)
 	defer cancel()
 	rootfs, err := m.Host.Rootfs(ctx, layer.Mount{

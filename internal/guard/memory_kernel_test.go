@@ -141,7 +141,7 @@ func TestKernelKeptAtTheEnd(t *testing.T) {
 	all := sharing(t, 2, samples())
 	r.announced(t, all[0], func(a *announce.Container) { a.Name = "ends" })
 	open(t, all[0].Path("good")).result(t) // by the verdict or, if that is quicker, by the end of the container
-	eventually(t, "the scan ends", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the scan ends", func() bool { return r.held.n.Load() == 0 })
 	r.announced(t, all[1])
 	open(t, all[1].Path("good")).wantContent(t, "content")
 	if n := fake.Calls(); n != 1 {

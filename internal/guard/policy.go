@@ -128,8 +128,13 @@ func (p *policy) ops() fanotify.Ops {
 func (p *policy) tooBig(size int64) bool { return p.MaxSize > 0 && size > p.MaxSize }
 
 // use holds the policy for one scan, or reports that it was retired.
+//
+// It does not wait for the reload that retires it, which may wait for a scan that
+// never ends: by then another policy is in force.
 func (p *policy) use() bool {
-	p.inUse.RLock()
+	if !p.inUse.TryRLock() {
+		return false
+	}
 	if p.retired {
 		p.inUse.RUnlock()
 		return false

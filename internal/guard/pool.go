@@ -18,26 +18,28 @@ type pool struct {
 	scans    atomic.Uint64 // made by scanners, not answered from memory
 	epoch    atomic.Uint64 // changes when what the kernel remembers is to be forgotten
 
-	queue      chan func()
-	workers    atomic.Int64 // goroutines of work
-	maxWorkers int64
-	shared     sharedGroup
+	queue   chan job
+	crew    crew
+	waiting waitingList
+	held    atomic.Int64 // events whose descriptor is kept
+	seen    progress     // at the last look
+	shared  sharedGroup
 }
 
 func newPool(g *Guard, name string, p *policy) *pool {
 	t := &pool{
-		name: name, queue: make(chan func(), g.opts.Queue), maxWorkers: int64(g.opts.Workers),
-		shared: sharedGroup{guard: g},
+		name: name, queue: make(chan job, g.opts.Queue), crew: newCrew(g.opts.Workers),
+		shared: sharedGroup{guard: g, tenant: name},
 	}
 	t.policy.Store(p)
 	return t
 }
 
-// submit queues job for a worker, or reports that the queue is full. It never
+// submit queues a job for a worker, or reports that the queue is full. It never
 // waits.
-func (t *pool) submit(job func()) bool {
+func (t *pool) submit(j job) bool {
 	select {
-	case t.queue <- job:
+	case t.queue <- j:
 	default:
 		return false
 	}
@@ -47,28 +49,23 @@ func (t *pool) submit(job func()) bool {
 
 // staff starts a worker unless enough are at work.
 func (t *pool) staff() {
-	for {
-		n := t.workers.Load()
-		if n >= t.maxWorkers {
-			return
-		}
-		if t.workers.CompareAndSwap(n, n+1) {
-			go t.work()
-			return
-		}
+	if w, hired := t.crew.hire(); hired {
+		go t.work(w)
 	}
 }
 
-// work runs jobs until the queue is empty.
-func (t *pool) work() {
+// work runs jobs until the queue is empty, or the place was given to another.
+func (t *pool) work(w *worker) {
 	for {
 		select {
-		case job := <-t.queue:
-			job()
+		case j := <-t.queue:
+			if !t.crew.do(w, j) {
+				return
+			}
 			continue
 		default:
 		}
-		t.workers.Add(-1)
+		t.crew.dismiss(w)
 		// A job queued after the look above but before the count went down found
 		// enough workers.
 		if len(t.queue) > 0 {

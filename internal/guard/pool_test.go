@@ -24,30 +24,30 @@ func TestPoolIsBounded(t *testing.T) {
 	p := newTestPool(queue, workers)
 	started, proceed := make(chan struct{}, 16), make(chan struct{})
 	var ran atomic.Int64
-	job := func() {
+	work := func() {
 		started <- struct{}{}
 		<-proceed
 		ran.Add(1)
 	}
 	for range workers {
-		if !p.submit(job) {
+		if !p.submit(job{run: work}) {
 			t.Fatal("refused with idle workers")
 		}
 		receive(t, "a worker", started)
 	}
 	for range queue {
-		if !p.submit(job) {
+		if !p.submit(job{run: work}) {
 			t.Fatal("refused with room in the queue")
 		}
 	}
-	if p.submit(job) {
+	if p.submit(job{run: work}) {
 		t.Error("accepted with a full queue")
 	}
-	if n := p.workers.Load(); n != workers {
+	if n := p.crew.workers.Load(); n != workers {
 		t.Errorf("%d workers, want %d", n, workers)
 	}
 	close(proceed)
-	eventually(t, "every job has run and the workers are gone", func() bool { return ran.Load() == queue+workers && p.workers.Load() == 0 })
+	eventually(t, "every job has run and the workers are gone", func() bool { return ran.Load() == queue+workers && p.crew.workers.Load() == 0 })
 	if len(p.queue) != 0 {
 		t.Errorf("%d jobs are left", len(p.queue))
 	}
@@ -64,20 +64,20 @@ func TestPoolForgetsNobody(t *testing.T) {
 	for range submitters {
 		wg.Go(func() {
 			for range each {
-				if p.submit(func() {
+				if p.submit(job{run: func() {
 					n := now.Add(1)
 					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 					}
 					now.Add(-1)
 					ran.Add(1)
-				}) {
+				}}) {
 					accepted.Add(1)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	eventually(t, "every accepted job has run", func() bool { return ran.Load() == accepted.Load() && p.workers.Load() == 0 })
+	eventually(t, "every accepted job has run", func() bool { return ran.Load() == accepted.Load() && p.crew.workers.Load() == 0 })
 	if accepted.Load() == 0 || most.Load() > workers {
 		t.Errorf("%d jobs ran, %d at a time, want at most %d", accepted.Load(), most.Load(), workers)
 	}
@@ -91,7 +91,7 @@ func TestPoolOneByOne(t *testing.T) {
 	var ran atomic.Int64
 	end := time.Now().Add(patience)
 	for i := range int64(jobs) {
-		for !p.submit(func() { ran.Add(1) }) {
+		for !p.submit(job{run: func() { ran.Add(1) }}) {
 			runtime.Gosched()
 		}
 		for spins := 1; ran.Load() == i; spins++ {
@@ -99,7 +99,7 @@ func TestPoolOneByOne(t *testing.T) {
 				runtime.Gosched()
 			}
 			if spins%1_000_000 == 0 && time.Now().After(end) {
-				t.Fatalf("job %d stays in the queue, with %d workers", i, p.workers.Load())
+				t.Fatalf("job %d stays in the queue, with %d workers", i, p.crew.workers.Load())
 			}
 		}
 	}

@@ -27,6 +27,9 @@ const (
 // opDirty is the operation of a record that tells of a writer, and of no decision.
 const opDirty = "dirty"
 
+// opAbsence is the operation of a record that tells of openers without an agent.
+const opAbsence = "absence"
+
 // A subject is who opens what, for records. All of it but pid is untrusted.
 type subject struct {
 	path string

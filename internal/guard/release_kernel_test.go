@@ -36,7 +36,7 @@ func TestKernelExitDuringScan(t *testing.T) {
 			if got := r.next(t); got.Reason != audit.ReasonStopping || got.Decision != string(action) {
 				t.Errorf("the record is %+v", got)
 			}
-			eventually(t, "the container is released", func() bool { return len(r.Containers()) == 0 && r.held.Load() == 0 })
+			eventually(t, "the container is released", func() bool { return len(r.Containers()) == 0 && r.held.n.Load() == 0 })
 			if left := descriptorsBelow(t, c.Merged); len(left) != 0 {
 				t.Errorf("descriptors are left: %q", left)
 			}
@@ -77,7 +77,7 @@ func TestKernelClose(t *testing.T) {
 	for range 4 {
 		openers = append(openers, open(t, c.Path("good")))
 	}
-	eventually(t, "all openers are queued", func() bool { return r.held.Load() == 5 })
+	eventually(t, "all openers are queued", func() bool { return r.held.n.Load() == 5 })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if n := r.Close(ctx); n != 1 {
@@ -93,7 +93,7 @@ func TestKernelClose(t *testing.T) {
 	}
 	open(t, c.Path("good")).wantContent(t, "content")
 	s.release()
-	eventually(t, "the last descriptor is released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the last descriptor is released", func() bool { return r.held.n.Load() == 0 })
 	if _, err := r.announce(t, announcement(c)); statusOf(err) != 503 {
 		t.Errorf("an announcement after Close: %v", err)
 	}

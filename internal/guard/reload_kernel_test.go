@@ -169,8 +169,8 @@ func TestKernelApplyRemovesTenant(t *testing.T) {
 	first.wantContent(t, "content")
 	queued[0].wantContent(t, "content") // by the scanners of the tenant it has now
 	queued[1].wantDenied(t)
-	eventually(t, "the workers of the tenant that is gone end", func() bool { return gone.workers.Load() == 0 })
-	eventually(t, "the descriptors are released", func() bool { return r.held.Load() == 0 })
+	eventually(t, "the workers of the tenant that is gone end", func() bool { return gone.crew.workers.Load() == 0 })
+	eventually(t, "the descriptors are released", func() bool { return r.held.n.Load() == 0 })
 }
 
 // TestKernelSharedGroup lets containers share a group where the kernel allows no
@@ -327,7 +327,7 @@ func TestKernelApplyAllTheTime(t *testing.T) {
 	containers.Wait()
 	close(over)
 	reloads.Wait()
-	eventually(t, "all are released", func() bool { return len(r.Containers()) == 0 && r.held.Load() == 0 })
+	eventually(t, "all are released", func() bool { return len(r.Containers()) == 0 && r.held.n.Load() == 0 })
 }
 
 // TestUsePolicyOfAReleasedContainer: a reload does not move a container that has

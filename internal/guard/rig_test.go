@@ -60,7 +60,7 @@ func newRig(t *testing.T, s scanner.Scanner, cfg *tenant.Config, options ...func
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		r.Close(ctx)
-		if n := r.held.Load(); n != 0 {
+		if n := r.held.n.Load(); n != 0 {
 			t.Errorf("%d events are held after Close", n)
 		}
 	})

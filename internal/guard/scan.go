@@ -42,6 +42,7 @@ func inquire(k *task, p *policy) {
 	}
 	q.holds = l
 	q.ticket = l.memory.Cache.Join(q.proof.scope, q.proof.key(), p.class)
+	k.ticket.Store(q.ticket)
 	if q.ticket.Owner() {
 		q.own()
 		return
@@ -139,7 +140,7 @@ func (q *inquiry) renew() {
 
 // again hands the inquiry back to the workers.
 func (q *inquiry) again(step func()) {
-	if q.pool.submit(step) {
+	if q.pool.submit(job{step, q.giveUp}) {
 		return
 	}
 	defer q.end()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
@@ -14,10 +15,13 @@ import (
 // only where the kernel allows no more groups. Every answer then wakes the
 // openers of all of them, and an event must first be told to its container.
 type sharedGroup struct {
-	guard *Guard
+	guard  *Guard
+	tenant string
 
 	mu      sync.RWMutex
 	group   *fanotify.Group
+	key     string // names the group for the keeper
+	adopted bool   // from an agent that is gone
 	members []*container
 	byMount map[int]*container // by the id of a marked mount
 	retired bool               // to be closed with its last member
@@ -57,8 +61,54 @@ func (s *sharedGroup) open() error {
 		group.Close()
 		return fmt.Errorf("serve the shared group: %w", err)
 	}
-	s.group, s.byMount = group, make(map[int]*container)
+	s.have(group)
 	return nil
+}
+
+// reserved reports whether the group exists.
+func (s *sharedGroup) reserved() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.group != nil
+}
+
+// have makes group the one of the tenant. The caller holds s.mu.
+func (s *sharedGroup) have(group *fanotify.Group) {
+	s.group, s.byMount = group, make(map[int]*container)
+	s.key = fmt.Sprintf("%s%s/%d", sharedKey, s.tenant, time.Now().UnixNano())
+}
+
+// adopt puts the group of an agent that is gone in place of the reserve, which has no
+// members yet. It takes the group over.
+func (s *sharedGroup) adopt(group *fanotify.Group) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.guard.readers.Add(group, s, s.unopened); err != nil {
+		group.Close()
+		return fmt.Errorf("serve the shared group: %w", err)
+	}
+	if s.group != nil {
+		s.group.Close()
+	}
+	s.have(group)
+	s.adopted = true
+	return nil
+}
+
+// isAdopted reports whether the group is that of an agent that is gone.
+func (s *sharedGroup) isAdopted() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.adopted
+}
+
+// tidy replaces a group that was adopted and whose containers have all ended.
+func (s *sharedGroup) tidy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.adopted && len(s.members) == 0 {
+		s.renew()
+	}
 }
 
 // leave ends c's membership. Its marks vanish with its mounts, or with the last
@@ -88,7 +138,10 @@ func (s *sharedGroup) close() {
 func (s *sharedGroup) renew() {
 	if s.group != nil {
 		s.group.Close()
-		s.group = nil
+		s.group, s.adopted = nil, false
+		if s.guard.keeper != nil {
+			_ = s.guard.keeper.Forget(s.key) // a keeper that is gone has forgotten
+		}
 	}
 	if s.retired {
 		return

@@ -36,6 +36,12 @@ type task struct {
 	expire    atomic.Pointer[context.CancelCauseFunc] // ends the scan at the deadline
 	detach    func() bool                             // from the container's end
 
+	// waits says that the task is in its tenant's list of those who wait, between
+	// before and after; guarded by the list's lock.
+	waits         bool
+	before, after *task
+	ticket        atomic.Pointer[verdict.Ticket] // its part in a scan, once it has one
+
 	describeOnce sync.Once
 	subject      subject
 	origin       atomic.Pointer[origin] // of the file, once a worker has asked for it
@@ -78,11 +84,18 @@ func newTask(c *container, t *pool, p *policy, ev *fanotify.Event) *task {
 func (k *task) start(ev *fanotify.Event) {
 	if k.audit {
 		k.expectOpen(fanotify.Allow)
+		k.c.guard.records.Announce()
 		ev.Answer(fanotify.Allow)
 	}
 	k.perm = ev.Take()
+	if !k.audit {
+		k.pool.waiting.add(k)
+	}
 	k.arm()
-	if !k.pool.submit(k.run) {
+	switch {
+	case k.pool.crew.exhausted.Load():
+		k.abandon(k.policy.overload(), "no scan of this tenant comes back: all its workers are stuck")
+	case !k.pool.submit(job{k.run, k.giveUp}):
 		k.abandon(k.policy.overload(), "the tenant's queue is full")
 	}
 }
@@ -145,8 +158,12 @@ func (k *task) conclude(o outcome, a account) {
 		k.told(o, a)
 		return
 	}
-	before := func() { k.expectOpen(o.decision) }
+	before := func() {
+		k.expectOpen(o.decision)
+		k.c.guard.records.Announce()
+	}
 	if k.perm.AnswerAfter(before, o.decision) {
+		k.pool.waiting.remove(k)
 		k.told(o, a)
 	}
 }
@@ -159,11 +176,12 @@ func (k *task) expectOpen(d fanotify.Decision) {
 	}
 }
 
-// told counts and records an event that is answered.
+// told counts and records an event that is answered. It was announced before that: a
+// record that is lost with this process in between is missed by the next one.
 func (k *task) told(o outcome, a account) {
 	took := time.Since(k.began)
 	k.c.count(k.pool, o)
-	k.c.guard.records.Append(k.record(o, a, took))
+	k.c.guard.records.AppendAnnounced(k.record(o, a, took))
 }
 
 // describe looks up who opens what, once, while the opener still waits and the
@@ -183,5 +201,14 @@ func (k *task) release() {
 	k.deadline.Stop()
 	k.detach()
 	k.perm.Release()
-	k.c.guard.unhold()
+	k.pool.waiting.remove(k) // nothing to do, unless nobody has answered
+	k.c.guard.unhold(k.pool)
+}
+
+// giveUp is called when the task's scan does not come back: whoever waits for it may
+// scan for himself. The opener has had his answer at the deadline.
+func (k *task) giveUp() {
+	if t := k.ticket.Load(); t != nil {
+		t.HandOver()
+	}
 }

@@ -198,8 +198,8 @@ func (o *PodmanOptions) content() ([]byte, error) {
 		args = append(args, "--namespace", o.Namespace)
 	}
 	args = append(args, string(o.Stage))
-	// The hook keeps its own time and says what it waited for. The runtime's
-	// clock only ends a hook that cannot: one that hangs in a broken file system.
+	// The hook keeps its own time, the wait for a missing agent included, and says
+	// what it waited for. The runtime's clock only ends a hook that cannot: one that hangs in a broken file system.
 	limit := int((o.Timeout + 10*time.Second).Seconds())
 	data, err := json.MarshalIndent(entry{
 		Version: "1.0.0",

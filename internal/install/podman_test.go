@@ -101,6 +101,10 @@ func TestPodmanOtherOptions(t *testing.T) {
 	if !reflect.DeepEqual(e.Hook.Args, want) || !reflect.DeepEqual(e.Stages, []string{"prestart"}) || *e.Hook.Timeout != 11 {
 		t.Fatalf("got %s", r.Content)
 	}
+	// Even of a hook that would wait first and then begin to count.
+	if limit := time.Duration(*e.Hook.Timeout) * time.Second; limit <= opts.Timeout+hook.DefaultWait {
+		t.Errorf("the runtime ends the hook after %v", limit)
+	}
 }
 
 func TestPodmanDryRun(t *testing.T) {

@@ -29,6 +29,18 @@ func uuidOf(fd int) (uuid, error) {
 	return u.bytes, nil
 }
 
+// ProbeUUID tries whether the root filesystem tells its UUID. It wraps
+// [ErrNotSupported] if the kernel cannot ask for it, or there is none to tell.
+func ProbeUUID() error {
+	fd, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /: %w", err)
+	}
+	defer unix.Close(fd)
+	_, err = uuidOf(fd)
+	return err
+}
+
 // predict returns what an overlay will tell of the open file fd of one of its lower
 // directories, as long as nobody changes it: the handle that overlayfs makes around
 // the file's own one (ovl_encode_real_fh in fs/overlayfs/copy_up.c), and the file's

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -19,6 +20,8 @@ const (
 	defaultCacheMemory      = 256 << 20
 	defaultCacheDisk        = 256 << 20
 	leastCache              = 4 << 20
+	defaultGrace            = 30 * time.Second
+	keeperSocket            = "keeper.sock"
 	defaultDeadline         = 5 * time.Second
 )
 
@@ -36,6 +39,7 @@ func Default() *Config {
 	c := newConfig()
 	c.Scanners = []Scanner{{Name: builtinName, Hashlist: &Hashlist{Files: []string{}}}}
 	c.Tenants = []Tenant{fallback(c.Scanners)}
+	c.Keeper.placeBeside(c.Socket)
 	return c
 }
 
@@ -64,6 +68,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	if root := parseYAML(data, &d.problems); root != nil {
 		d.config(root, c)
 	}
+	c.Keeper.placeBeside(c.Socket)
 	if err := d.err(); err != nil {
 		return nil, err
 	}
@@ -74,6 +79,7 @@ func newConfig() *Config {
 	return &Config{
 		Socket: defaultSocket, State: defaultState,
 		Cache:   Cache{Memory: defaultCacheMemory, Disk: defaultCacheDisk},
+		Keeper:  Keeper{Backend: KeeperProcess},
 		Records: Records{MaxSize: defaultRecordSize, Keep: defaultRecordKeep},
 	}
 }
@@ -88,6 +94,7 @@ func (d *decoder) config(root *node, c *Config) {
 		{name: "scanners", read: d.node(&scanners)},
 		{name: "tenants", read: d.node(&tenants)},
 		{name: "cache", read: func(_ string, n *node) { d.cache(n, &c.Cache) }},
+		{name: "keeper", read: func(_ string, n *node) { d.keeper(n, &c.Keeper) }},
 		{name: "records", read: func(_ string, n *node) { d.records(n, &c.Records) }},
 		{name: "exempt", read: d.node(&exempt)},
 	})
@@ -108,6 +115,20 @@ func (d *decoder) cache(n *node, c *Cache) {
 			d.size(&c.Disk, least)(name, n)
 		}},
 	})
+}
+
+func (d *decoder) keeper(n *node, k *Keeper) {
+	d.mapping(n, "keeper", []key{
+		{name: "backend", read: enum(d, &k.Backend, KeeperProcess, KeeperSystemd, KeeperOff)},
+		{name: "socket", read: d.text(&k.Socket, checkSocket)},
+	})
+}
+
+// placeBeside fills in the default: a directory for both sockets.
+func (k *Keeper) placeBeside(agent string) {
+	if k.Socket == "" {
+		k.Socket = filepath.Join(filepath.Dir(agent), keeperSocket)
+	}
 }
 
 func (d *decoder) records(n *node, r *Records) {

@@ -64,10 +64,13 @@ tenants:
     volumeMarks: superblock
     scanAhead: off
     onNewGeneration: wait
+    grace: 1m30s
+    onAgentGone: allow
     exclude: {mounts: [/var/lib/postgresql/data]}
   - name: rest
     match: {}
 cache: {memory: 64MiB, disk: 0}
+keeper: {backend: systemd, socket: /run/k.sock}
 records: {file: /var/log/a.jsonl, maxSize: 20MB, keep: 9}
 exempt:
   - {namespaces: [assay-system]}
@@ -99,6 +102,7 @@ func TestParseEveryKey(t *testing.T) {
 				OnError:  tenant.Allow, OnTimeout: tenant.Allow, OnUnscannable: tenant.Allow, OnTooLarge: tenant.Allow,
 				MaxSize: 100 << 20, KernelMarks: tenant.MarkAll, VolumeMarks: tenant.VolumeSuperblock,
 				ScanAhead: tenant.AheadOff, OnGeneration: tenant.GenerationWait,
+				Grace: 90 * time.Second, OnAgentGone: tenant.Allow,
 				ExcludeMounts: []string{"/var/lib/postgresql/data"},
 			},
 			{
@@ -107,10 +111,12 @@ func TestParseEveryKey(t *testing.T) {
 				OnError: tenant.Deny, OnTimeout: tenant.Deny, OnUnscannable: tenant.Deny, OnTooLarge: tenant.Deny,
 				KernelMarks: tenant.MarkLayers, VolumeMarks: tenant.VolumeMount,
 				ScanAhead: tenant.AheadLayers, OnGeneration: tenant.GenerationRescan,
+				Grace: 30 * time.Second, OnAgentGone: tenant.Deny,
 				ExcludeMounts: []string{},
 			},
 		},
 		Cache:   tenant.Cache{Memory: 64 << 20},
+		Keeper:  tenant.Keeper{Backend: tenant.KeeperSystemd, Socket: "/run/k.sock"},
 		Records: tenant.Records{File: "/var/log/a.jsonl", MaxSize: 20e6, Keep: 9},
 		Exempt: []tenant.Match{
 			{Namespaces: []string{"assay-system"}},
@@ -131,8 +137,10 @@ func TestDefault(t *testing.T) {
 			OnError: tenant.Deny, OnTimeout: tenant.Deny, OnUnscannable: tenant.Deny, OnTooLarge: tenant.Deny,
 			KernelMarks: tenant.MarkLayers, VolumeMarks: tenant.VolumeMount, ExcludeMounts: []string{},
 			ScanAhead: tenant.AheadLayers, OnGeneration: tenant.GenerationRescan,
+			Grace: 30 * time.Second, OnAgentGone: tenant.Deny,
 		}},
 		Cache:   tenant.Cache{Memory: 256 << 20, Disk: 256 << 20},
+		Keeper:  tenant.Keeper{Backend: tenant.KeeperProcess, Socket: "/run/assay/keeper.sock"},
 		Records: tenant.Records{MaxSize: 100 << 20, Keep: 5},
 	}
 	equal(t, tenant.Default(), want)
@@ -324,6 +332,7 @@ func TestRestartNeeded(t *testing.T) {
 		{"/var/lib/a", "/var/lib/b", []string{"state"}},
 		{"memory: 64MiB", "memory: 65MiB", []string{"cache"}},
 		{"disk: 0", "disk: 8MiB", []string{"cache"}},
+		{"backend: systemd", "backend: off", []string{"keeper"}},
 		{"keep: 9", "keep: 8", []string{"records"}},
 		{"maxSize: 20MB", "maxSize: 21MB", []string{"records"}},
 		{"a.jsonl", "b.jsonl", []string{"records"}},
@@ -337,7 +346,7 @@ func TestRestartNeeded(t *testing.T) {
 			t.Errorf("%s -> %s needs a restart for %v, want %v", c.from, c.to, got, c.want)
 		}
 	}
-	all := []string{"socket", "state", "cache", "records"}
+	all := []string{"socket", "state", "cache", "keeper", "records"}
 	if got := old.RestartNeeded(tenant.Default()); !slices.Equal(got, all) {
 		t.Errorf("everything changed, restart needed for %v", got)
 	}

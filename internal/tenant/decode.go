@@ -233,9 +233,9 @@ func (d *decoder) size(dst *int64, least int64) reader {
 	}
 }
 
-// duration reads a duration from minDeadline to maxDeadline.
-func (d *decoder) duration(dst *time.Duration) reader {
-	const remedy = "write a duration from 1ms to 60s, such as 5s or 500ms"
+// duration reads a duration from least to most.
+func (d *decoder) duration(dst *time.Duration, least, most time.Duration) reader {
+	remedy := fmt.Sprintf("write a duration from %s to %s, such as 5s or 500ms", short(least), short(most))
 	return func(name string, n *node) {
 		v, err := time.ParseDuration(n.text)
 		_, notNumber := strconv.ParseFloat(n.text, 64)
@@ -244,12 +244,23 @@ func (d *decoder) duration(dst *time.Duration) reader {
 			d.add(n.at, remedy, "%s: %s has no unit", name, n.text)
 		case n.kind != kindText || err != nil:
 			d.add(n.at, remedy, "%s must be a duration, found %s", name, describe(n))
-		case v < minDeadline || v > maxDeadline:
+		case v < least || v > most:
 			d.add(n.at, remedy, "%s: %s is out of range", name, n.text)
 		default:
 			*dst = v
 		}
 	}
+}
+
+// short writes a duration as people do: 60s, 1h.
+func short(d time.Duration) string {
+	if d >= time.Hour {
+		return fmt.Sprintf("%gh", d.Hours())
+	}
+	if d >= time.Second {
+		return fmt.Sprintf("%gs", d.Seconds())
+	}
+	return d.String()
 }
 
 // describe names what was found: a scalar by its text, anything else by its kind.

@@ -16,6 +16,7 @@ type (
 		Scanners []scannerView `json:"scanners"`
 		Tenants  []tenantView  `json:"tenants"`
 		Cache    cacheView     `json:"cache"`
+		Keeper   keeperView    `json:"keeper"`
 		Records  *recordsView  `json:"records,omitempty"`
 		Exempt   []matchView   `json:"exempt"`
 	}
@@ -51,6 +52,8 @@ type (
 		VolumeMarks   VolumeMarks     `json:"volumeMarks"`
 		ScanAhead     ScanAhead       `json:"scanAhead"`
 		OnGeneration  OnNewGeneration `json:"onNewGeneration"`
+		Grace         string          `json:"grace"`
+		OnAgentGone   Action          `json:"onAgentGone"`
 		Exclude       excludeView     `json:"exclude"`
 	}
 	stageView struct {
@@ -66,6 +69,10 @@ type (
 	cacheView struct {
 		Memory int64 `json:"memory"`
 		Disk   int64 `json:"disk"`
+	}
+	keeperView struct {
+		Backend KeeperBackend `json:"backend"`
+		Socket  string        `json:"socket"`
 	}
 	recordsView struct {
 		File    string `json:"file"`
@@ -106,7 +113,7 @@ func (s Scanner) Hash() string {
 	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
-// RestartNeeded returns the top-level keys, socket, state, cache and records in this
+// RestartNeeded returns the top-level keys, socket, state, cache, keeper and records in this
 // order, whose change from c to next a running agent cannot apply. It is empty
 // if a reload can apply everything.
 func (c *Config) RestartNeeded(next *Config) []string {
@@ -120,6 +127,9 @@ func (c *Config) RestartNeeded(next *Config) []string {
 	if c.Cache != next.Cache {
 		keys = append(keys, "cache")
 	}
+	if c.Keeper != next.Keeper {
+		keys = append(keys, "keeper")
+	}
 	if c.Records != next.Records {
 		keys = append(keys, "records")
 	}
@@ -127,7 +137,7 @@ func (c *Config) RestartNeeded(next *Config) []string {
 }
 
 func (c *Config) view() configView {
-	v := configView{Socket: c.Socket, State: c.State, Cache: cacheView(c.Cache)}
+	v := configView{Socket: c.Socket, State: c.State, Cache: cacheView(c.Cache), Keeper: keeperView(c.Keeper)}
 	v.Scanners = each(c.Scanners, Scanner.view)
 	v.Tenants = each(c.Tenants, Tenant.view)
 	v.Exempt = each(c.Exempt, func(m Match) matchView { return matchView(m) })
@@ -156,6 +166,7 @@ func (t Tenant) view() tenantView {
 		OnError: t.OnError, OnTimeout: t.OnTimeout, OnUnscannable: t.OnUnscannable, OnTooLarge: t.OnTooLarge,
 		MaxSize: t.MaxSize, KernelMarks: t.KernelMarks, VolumeMarks: t.VolumeMarks,
 		ScanAhead: t.ScanAhead, OnGeneration: t.OnGeneration,
+		Grace: t.Grace.String(), OnAgentGone: t.OnAgentGone,
 		Exclude: excludeView{Mounts: t.ExcludeMounts},
 	}
 }

@@ -39,7 +39,7 @@ func TestEffective(t *testing.T) {
 		`"tenants":[{"name":"default","match":{},"mode":"enforce","on":["open","exec"],`+
 		`"stages":[{"scanners":["builtin"],"decide":"all"}],"deadline":"5s",`+
 		`"onError":"deny","onTimeout":"deny","onUnscannable":"deny","onTooLarge":"deny",`+
-		`"maxSize":0,"kernelMarks":"layers","volumeMarks":"mount","scanAhead":"layers","onNewGeneration":"rescan","exclude":{"mounts":[]}}],"cache":{"memory":268435456,"disk":268435456},"exempt":[]}`)
+		`"maxSize":0,"kernelMarks":"layers","volumeMarks":"mount","scanAhead":"layers","onNewGeneration":"rescan","grace":"30s","onAgentGone":"deny","exclude":{"mounts":[]}}],"cache":{"memory":268435456,"disk":268435456},"keeper":{"backend":"process","socket":"/run/assay/keeper.sock"},"exempt":[]}`)
 }
 
 // TestHash: equal for what means the same, different for everything else. Each
@@ -72,6 +72,10 @@ func TestHash(t *testing.T) {
 		{"onTooLarge: allow", "onTooLarge: deny"},
 		{"100MiB", "100MB"},
 		{"kernelMarks: all", "kernelMarks: off"},
+		{"grace: 1m30s", "grace: 1m"},
+		{"onAgentGone: allow", "onAgentGone: deny"},
+		{"backend: systemd", "backend: off"},
+		{"/run/k.sock", "/run/l.sock"},
 		{"superblock", "mount"},
 		{"postgresql", "mysql"},
 		{"match: {}\n", "match: {namespaces: [b]}\n"},

@@ -36,6 +36,7 @@ func newTenant(scanners []Scanner) Tenant {
 		OnError:  Deny, OnTimeout: Deny, OnUnscannable: Deny, OnTooLarge: Deny,
 		KernelMarks: MarkLayers, VolumeMarks: VolumeMount,
 		ScanAhead: AheadLayers, OnGeneration: GenerationRescan,
+		Grace: defaultGrace, OnAgentGone: Deny,
 		ExcludeMounts: []string{},
 	}
 }
@@ -82,7 +83,7 @@ func (d *decoder) tenant(n *node, scanners []Scanner) draft {
 		{name: "mode", read: enum(d, &t.Mode, Enforce, Audit)},
 		{name: "on", read: func(name string, n *node) { d.on(name, n, &t.Tenant) }},
 		{name: "stages", read: func(name string, n *node) { t.Stages = d.stages(name, n, scanners) }},
-		{name: "deadline", read: d.duration(&t.Deadline)},
+		{name: "deadline", read: d.duration(&t.Deadline, minDeadline, maxDeadline)},
 		{name: "onError", read: enum(d, &t.OnError, Allow, Deny)},
 		{name: "onTimeout", read: enum(d, &t.OnTimeout, Allow, Deny)},
 		{name: "onUnscannable", read: enum(d, &t.OnUnscannable, Allow, Deny)},
@@ -92,6 +93,8 @@ func (d *decoder) tenant(n *node, scanners []Scanner) draft {
 		{name: "volumeMarks", read: enum(d, &t.VolumeMarks, VolumeMount, VolumeSuperblock)},
 		{name: "scanAhead", read: enum(d, &t.ScanAhead, AheadLayers, AheadOff)},
 		{name: "onNewGeneration", read: enum(d, &t.OnGeneration, GenerationRescan, GenerationWait)},
+		{name: "grace", read: d.duration(&t.Grace, minGrace, maxGrace)},
+		{name: "onAgentGone", read: enum(d, &t.OnAgentGone, Allow, Deny)},
 		{name: "exclude", read: func(_ string, n *node) { t.ExcludeMounts = d.exclude(n) }},
 	})
 	d.required(n, seen, "a tenant", "name")

@@ -19,6 +19,8 @@ const maxSocketPath = 107
 // the kernel's hung-task report (120 s by default).
 const (
 	minDeadline = time.Millisecond
+	minGrace    = time.Second
+	maxGrace    = time.Hour
 	maxDeadline = 60 * time.Second
 )
 

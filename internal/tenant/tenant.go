@@ -13,6 +13,7 @@ type Config struct {
 	Scanners []Scanner // in file order
 	Tenants  []Tenant  // in file order: the first that matches wins
 	Cache    Cache
+	Keeper   Keeper
 	Records  Records
 	Exempt   []Match // containers that are not guarded at all
 }
@@ -117,6 +118,8 @@ type Tenant struct {
 	VolumeMarks   VolumeMarks     // default mount
 	ScanAhead     ScanAhead       // default layers
 	OnGeneration  OnNewGeneration // default rescan
+	Grace         time.Duration   // how long openers wait for an agent that is gone; default 30s
+	OnAgentGone   Action          // what they get then; default deny
 	ExcludeMounts []string        // mount destinations inside the container, clean and absolute
 }
 
@@ -130,6 +133,22 @@ type Stage struct {
 type Cache struct {
 	Memory int64 // bytes of memory; default 256MiB
 	Disk   int64 // bytes below State; 0 means that nothing is stored; default 256MiB
+}
+
+// A KeeperBackend says what holds the containers while the agent is away.
+type KeeperBackend string
+
+// The backends.
+const (
+	KeeperProcess KeeperBackend = "process" // assay-keeper, started by systemd or by the agent
+	KeeperSystemd KeeperBackend = "systemd" // the service manager's descriptor store
+	KeeperOff     KeeperBackend = "off"     // nothing: containers are unguarded meanwhile
+)
+
+// Keeper configures what holds the containers while the agent is away.
+type Keeper struct {
+	Backend KeeperBackend // default process
+	Socket  string        // of assay-keeper; default keeper.sock beside the agent's socket
 }
 
 // Records configures the record file. File == "" means none.

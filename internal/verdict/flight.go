@@ -147,14 +147,15 @@ func (fs *flights) stats() FlightStats {
 }
 
 // A Ticket is one opener's part in a scan. Its methods are for one goroutine at
-// a time. An owner ends its part with exactly one of Complete, HandOver and
+// a time, but for HandOver, which others may call when the owner's scan does not
+// come back: what the owner says later has no effect. An owner ends its part with exactly one of Complete, HandOver and
 // Disperse, a waiter with Wait, each on every path: all others depend on it.
 type Ticket struct {
 	flights *flights
 	shard   *flightShard
 	key     flightKey
 	flight  *flight
-	owner   bool
+	owner   atomic.Bool
 }
 
 // Join says that somebody needs a scan of a file. The first becomes the owner,
@@ -169,29 +170,30 @@ func (c *Cache) Join(id Scope, key FileKey, class Class) *Ticket {
 	defer t.shard.mu.Unlock()
 	if f := t.shard.all[t.key]; f != nil {
 		if from, _, ok := f.apply(evJoin); ok {
-			t.flight, t.owner = f, from == orphaned
-			if !t.owner {
+			t.flight = f
+			t.owner.Store(from == orphaned)
+			if from != orphaned {
 				c.flights.joined.Add(1)
 			}
 			return t
 		}
 	}
 	t.flight = &flight{done: make(chan struct{}), baton: make(chan struct{}, 1)} // owned by us
-	t.owner = true
+	t.owner.Store(true)
 	t.shard.all[t.key] = t.flight
 	c.flights.started.Add(1)
 	return t
 }
 
 // Owner reports whether the ticket's holder is to scan.
-func (t *Ticket) Owner() bool { return t.owner }
+func (t *Ticket) Owner() bool { return t.owner.Load() }
 
 // Complete gives the result to all who wait. Call it after [Cache.Keep], and
 // only with a result that holds for them as well: the file had one identity and
 // no writer from before the scan until after it. The result is shared from here
 // on and must not change. It reports whether the caller was the owner.
 func (t *Ticket) Complete(r scanner.Result) bool {
-	if !t.owner {
+	if !t.owner.Swap(false) {
 		return false
 	}
 	t.flight.result = r
@@ -202,7 +204,7 @@ func (t *Ticket) Complete(r scanner.Result) bool {
 // its queue): one of those who wait becomes the owner. It reports whether the
 // caller was the owner.
 func (t *Ticket) HandOver() bool {
-	if !t.owner {
+	if !t.owner.Swap(false) {
 		return false
 	}
 	t.flights.handed.Add(1)
@@ -213,16 +215,15 @@ func (t *Ticket) HandOver() bool {
 // or has a writer): all who wait scan for themselves, at once. It reports
 // whether the caller was the owner.
 func (t *Ticket) Disperse() bool {
-	if !t.owner {
+	if !t.owner.Swap(false) {
 		return false
 	}
 	t.flights.gaveOff.Add(1)
 	return t.end(evDisperse)
 }
 
-// end ends the owner's part.
+// end ends the part of somebody who was the owner until now.
 func (t *Ticket) end(ev flightEvent) bool {
-	t.owner = false
 	_, to, ok := t.flight.apply(ev)
 	if to == orphaned {
 		t.flight.pass()
@@ -264,12 +265,13 @@ const (
 
 // Wait waits for the owner. For an owner it returns Owner at once.
 func (t *Ticket) Wait(ctx context.Context) (scanner.Result, Ending) {
-	for !t.owner {
+	for !t.owner.Load() {
 		select {
 		case <-t.flight.done:
 			return t.landed()
 		case <-t.flight.baton:
-			_, _, t.owner = t.flight.apply(evTake)
+			_, _, ok := t.flight.apply(evTake)
+			t.owner.Store(ok)
 		case <-ctx.Done():
 			return t.leave()
 		}

@@ -163,7 +163,7 @@ func TestFlightEndings(t *testing.T) {
 		a.cancel()
 		a.ending()
 		// Nobody can take the baton before the join: the state is set by hand.
-		owner.owner = false
+		owner.owner.Store(false)
 		owner.flight.apply(evHandOver)
 		late := c.Join(scope, key, 1)
 		owner.flight.pass() // the baton now comes too late, and must be ignored
@@ -189,7 +189,7 @@ func TestFlightEndings(t *testing.T) {
 		t.Helper()
 		a.cancel()
 		a.ending()
-		owner.owner = false
+		owner.owner.Store(false)
 		owner.flight.apply(evHandOver) // without a baton, so that b leaves
 		b.cancel()
 		if b.ending() != int(Left) {
@@ -212,7 +212,7 @@ func TestFlightEndings(t *testing.T) {
 	run("after the end comes a new flight", func(t *testing.T, c *Cache, owner *Ticket, a, b *waiting) {
 		t.Helper()
 		// The flight is final but still in the map.
-		owner.owner = false
+		owner.owner.Store(false)
 		owner.flight.apply(evDisperse)
 		again := c.Join(scope, key, 1)
 		if !again.Owner() || again.flight == owner.flight {
