@@ -50,15 +50,17 @@ func (g *Group) Disown() { g.release() }
 
 // Settle answers every event that was read and not answered by a process that has
 // ended: a response names an event by the number that its descriptor had in that
-// process, and those are below limit. It returns how many waited. Nobody may be
-// reading the group: a new event could have the number of an old one.
+// process, and those are below limit. Several events have one number where a process
+// could not answer and closed the descriptor, or where several processes have ended. It
+// returns how many waited. Nobody may be reading the group: a new event could have the
+// number of an old one.
 func (g *Group) Settle(limit int, d Decision) (settled int) {
 	if !g.acquire() {
 		return 0
 	}
 	defer g.release()
 	for number := range int32(limit) { //nolint:gosec // a descriptor number
-		if rawRespond(g.fd, number, d) == 0 {
+		for rawRespond(g.fd, number, d) == 0 {
 			settled++
 		}
 	}

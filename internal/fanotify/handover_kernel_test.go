@@ -83,6 +83,27 @@ func TestKernelSettle(t *testing.T) {
 	}
 }
 
+// TestKernelSettleOneNumber: events that processes left behind under one number of a
+// descriptor, one after the other, are all answered.
+func TestKernelSettleOneNumber(t *testing.T) {
+	o := kerneltest.NewOverlay(t, map[string]string{"first": "content", "second": "content"})
+	group := markedGroup(t, o)
+	defer group.Close()
+	var openers []*kerneltest.Opener
+	for _, name := range []string{"first", "second"} {
+		reader := startReader(t, group) // it opens what the one before has opened
+		openers = append(openers, kerneltest.Begin(o.Path(name)))
+		reader.awaitEvent(t)
+		reader.kill(t)
+	}
+	if n := group.Settle(1024, fanotify.Deny); n != 2 {
+		t.Errorf("settled %d events, want both", n)
+	}
+	for _, opener := range openers {
+		opener.WantError(t, unix.EPERM)
+	}
+}
+
 // TestKernelRemove: readers that are told to leave a group alone do, and say so only
 // when none has to do with it any more.
 func TestKernelRemove(t *testing.T) {
