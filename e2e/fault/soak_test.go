@@ -76,6 +76,12 @@ func (s *soaked) turn(t *testing.T) {
 	for _, engine := range engines {
 		runs = append(runs, Load{Processes: 3, Pause: 3 * time.Millisecond}.Start(t, suite, engine, s.agent.Gate("")))
 	}
+	harness.Eventually(t, "there is something to leak", func() error {
+		if busy := Take(t, s.agent); busy.Marks == 0 || busy.Leases == 0 {
+			return fmt.Errorf("%v", busy)
+		}
+		return nil
+	})
 	end := time.NewTimer(turn)
 	defer end.Stop()
 	from := Now()
@@ -86,9 +92,6 @@ func (s *soaked) turn(t *testing.T) {
 			continue
 		}
 		break
-	}
-	if busy := Take(t, s.agent); busy.Marks == 0 || busy.Leases == 0 {
-		t.Errorf("containers are at work, and there is nothing to leak: %v", busy)
 	}
 	for _, run := range runs {
 		awaitEach(t, run, from, 20)
