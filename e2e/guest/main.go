@@ -11,6 +11,8 @@
 //	                     overwrites the beginning of FILE with standard input: opened
 //	                     with O_NONBLOCK, again for as long as that says EAGAIN, which
 //	                     it prints; or through a shared mapping
+//	guest write-lease FILE, read-lease FILE
+//	                     holds a lease on FILE until FILE.release is there
 //	guest load FLAGS     opens files in many processes, and logs each open; driven by
 //	                     package fault's Load
 package main
@@ -21,6 +23,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +48,11 @@ func main() {
 		fmt.Println("round trip")
 	case "write-nonblock", "write-mapped":
 		if err := overwrite(os.Args[2], os.Args[1] == "write-mapped"); err != nil {
+			fail(err)
+		}
+	case "write-lease", "read-lease":
+		kind, _, _ := strings.Cut(os.Args[1], "-")
+		if err := lease(kind, os.Args[2]); err != nil {
 			fail(err)
 		}
 	case "load":
