@@ -166,6 +166,19 @@ func TestKernelStuckAgent(t *testing.T) {
 	}
 }
 
+// TestKernelDisconnectedAgent: an agent that has lost its connection and lives could
+// still answer: it is killed before anybody answers in its place.
+func TestKernelDisconnectedAgent(t *testing.T) {
+	r := newRig(t)
+	o := kerneltest.NewOverlay(t, map[string]string{"file": "content"})
+	agent, _ := startAgent(t, r.socket)
+	agent.do(t, "guard", "key", "1s", "deny", o.Merged)
+	opener := kerneltest.Begin(o.Path("file"))
+	agent.do(t, "hangup")
+	agent.wantKilled(t)
+	opener.WantError(t, unix.EPERM)
+}
+
 // TestKernelStoppedKeeper: a keeper that could not run for longer than the grace time,
 // as on a machine that was suspended, listens before it kills.
 func TestKernelStoppedKeeper(t *testing.T) {

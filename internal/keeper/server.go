@@ -51,6 +51,7 @@ type Server struct {
 	mu      sync.Mutex
 	held    map[string]*holding
 	agent   *session      // nil while there is none
+	gone    *session      // the last agent; nil while there was none
 	absence Absence       // the present one, or the last
 	offset  time.Duration // clockOffset when it began
 }
@@ -141,6 +142,10 @@ func (s *Server) end() {
 		h.close()
 		delete(s.held, key)
 	}
+	if s.gone != nil {
+		s.gone.peer.close()
+		s.gone = nil
+	}
 }
 
 // lose notes that the agent of a session is gone, and does what cannot wait.
@@ -148,6 +153,7 @@ func (s *Server) lose(gone *session, since time.Time, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.agent != gone {
+		gone.peer.close()
 		return
 	}
 	// Marks first, of all groups: several containers can share one. Then leases.
@@ -158,6 +164,10 @@ func (s *Server) lose(gone *session, since time.Time, why string) {
 		h.unlease()
 	}
 	s.agent = nil
+	if s.gone != nil {
+		s.gone.peer.close()
+	}
+	s.gone = gone
 	s.absence = Absence{Since: since, Why: why, Limit: gone.limit}
 	s.offset = clockOffset()
 	for _, h := range s.held {
@@ -174,6 +184,7 @@ func (s *Server) lose(gone *session, since time.Time, why string) {
 func (s *Server) fallback(h *holding) {
 	s.fallbacks.Lock()
 	defer s.fallbacks.Unlock()
+	s.fence()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.agent != nil || s.held[h.Key] != h || h.answering() {
@@ -185,6 +196,16 @@ func (s *Server) fallback(h *holding) {
 	}
 	s.log.Warn("no agent within the grace time: openers are answered by the fallback",
 		"entry", h.Key, "grace", h.Grace, "fallback", fallbackName(h.Fallback))
+}
+
+// fence ends an agent that has lost its connection and lives: it could still answer.
+func (s *Server) fence() {
+	s.mu.Lock()
+	gone, back := s.gone, s.agent != nil
+	s.mu.Unlock()
+	if gone != nil && !back && gone.peer.pid != os.Getpid() && !exited(gone.peer.pidfd, 0) {
+		gone.kill("its connection has ended, it has not, and its containers' openers are to be answered")
+	}
 }
 
 // takeOver makes a session the agent's, and returns what it takes over.

@@ -42,12 +42,13 @@ func (s *Server) session(ctx context.Context, conn *net.UnixConn) {
 		s.log.Warn("connection turned away", "error", err)
 		return
 	}
-	defer p.close()
 	c := &session{server: s, conn: conn, peer: p, heard: time.Now()}
 	why := c.serve()
 	if c.agent && ctx.Err() == nil {
 		s.lose(c, c.lostAt(why), why.Error())
+		return // and who it was is remembered until the next one is lost
 	}
+	p.close()
 }
 
 // lostAt is when openers began to wait: when the agent ended, or was last heard of.
