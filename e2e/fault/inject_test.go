@@ -17,9 +17,14 @@ const ofGroup = "anon_inode:[fanotify]"
 func startJudged(t *testing.T, under ...string) *harness.Agent {
 	t.Helper()
 	clamd := StartClamd(t, suite)
-	_, scanners, _ := strings.Cut(harness.ClamdScanner(clamd.Socket), "\n")
-	return suite.StartAgentUnder(t, under, harness.HashScanner(suite.AnyHash(t))+scanners+"tenants:\n"+
+	return suite.StartAgentUnder(t, under, harness.HashScanner(suite.AnyHash(t))+clamdOnly(clamd.Socket)+"tenants:\n"+
 		harness.Tenant("default", "{}", "hashes, clamav", "kernelMarks: all", "deadline: "+deadline.String()))
+}
+
+// clamdOnly returns the entry of a clamd in a list of scanners that has begun.
+func clamdOnly(socket string) string {
+	_, entry, _ := strings.Cut(harness.ClamdScanner(socket), "\n")
+	return entry
 }
 
 // TestInjectedErrors: a system call on the way of an event that fails, as the kernel lets
