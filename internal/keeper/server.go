@@ -127,6 +127,9 @@ func (s *Server) tidy() bool {
 			containers++
 		}
 	}
+	if len(s.held) == 0 {
+		s.letGo()
+	}
 	if s.agent != nil || containers > 0 || !s.opts.UntilIdle {
 		return false
 	}
@@ -142,6 +145,11 @@ func (s *Server) end() {
 		h.close()
 		delete(s.held, key)
 	}
+	s.letGo()
+}
+
+// letGo forgets who the last agent was. The caller holds s.mu.
+func (s *Server) letGo() {
 	if s.gone != nil {
 		s.gone.peer.close()
 		s.gone = nil
@@ -164,10 +172,11 @@ func (s *Server) lose(gone *session, since time.Time, why string) {
 		h.unlease()
 	}
 	s.agent = nil
-	if s.gone != nil {
-		s.gone.peer.close()
-	}
+	s.letGo()
 	s.gone = gone
+	if len(s.held) == 0 { // nobody will be answered
+		s.letGo()
+	}
 	s.absence = Absence{Since: since, Why: why, Limit: gone.limit}
 	s.offset = clockOffset()
 	for _, h := range s.held {
