@@ -209,12 +209,34 @@ func (s *Server) fallback(h *holding) {
 
 // fence ends an agent that has lost its connection and lives: it could still answer.
 func (s *Server) fence() {
-	s.mu.Lock()
-	gone, back := s.gone, s.agent != nil
-	s.mu.Unlock()
-	if gone != nil && !back && gone.peer.pid != os.Getpid() && !exited(gone.peer.pidfd, 0) {
-		gone.kill("its connection has ended, it has not, and its containers' openers are to be answered")
+	last, ok := s.lastAgent()
+	if !ok {
+		return
 	}
+	defer last.close()
+	if last.pid == os.Getpid() || exited(last.pidfd, 0) {
+		return
+	}
+	s.log.Error("the agent is killed: its connection has ended and it has not, and its containers' openers are to be answered", "pid", last.pid)
+	if err := last.kill(killPatience); err != nil {
+		s.log.Error("the agent does not end", "error", err)
+	}
+}
+
+// lastAgent returns the agent that is gone, with a descriptor of the caller's own,
+// unless there is another one.
+func (s *Server) lastAgent() (peer, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.agent != nil || s.gone == nil {
+		return peer{}, false
+	}
+	pidfd, err := unix.FcntlInt(uintptr(s.gone.peer.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		s.log.Error("whether the last agent has ended cannot be told", "error", err)
+		return peer{}, false
+	}
+	return peer{pid: s.gone.peer.pid, pidfd: pidfd}, true
 }
 
 // takeOver makes a session the agent's, and returns what it takes over.
