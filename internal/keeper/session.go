@@ -272,4 +272,10 @@ func (p *peer) kill(patience time.Duration) error {
 	return nil
 }
 
+// duplicate returns the peer with a descriptor of its own, which the caller closes.
+func (p *peer) duplicate() (peer, error) {
+	pidfd, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	return peer{pid: p.pid, uid: p.uid, pidfd: pidfd}, err
+}
+
 func (p *peer) close() { _ = unix.Close(p.pidfd) }
