@@ -82,7 +82,7 @@ func (s *Server) fence() {
 		return
 	}
 	s.log.Error("the agent is killed: its connection has ended and it has not, and its containers' openers are to be answered", "pid", last.pid)
-	if err := last.kill(killPatience); err != nil {
+	if err := last.kill(); err != nil {
 		s.log.Error("the agent does not end", "error", err)
 	}
 }
@@ -186,7 +186,7 @@ func (s *Server) killAgent(why string) {
 	}
 	defer p.close()
 	s.log.Error("the agent is killed", "pid", p.pid, "why", why)
-	if err := p.kill(killPatience); err != nil {
+	if err := p.kill(); err != nil {
 		s.log.Error("the agent does not end", "pid", p.pid, "error", err)
 	}
 }

@@ -225,7 +225,7 @@ func (c *session) send(m *message, files []int) error {
 func (c *session) kill(why string) {
 	log := c.server.log.With("pid", c.peer.pid)
 	log.Error("the agent is killed", "why", why)
-	if err := c.peer.kill(killPatience); err != nil {
+	if err := c.peer.kill(); err != nil {
 		log.Error("the agent does not end", "error", err)
 	}
 }
@@ -262,12 +262,12 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 }
 
 // kill kills the process and waits for its end.
-func (p *peer) kill(patience time.Duration) error {
+func (p *peer) kill() error {
 	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.pid, err)
 	}
-	if !exited(p.pidfd, patience) {
-		return fmt.Errorf("process %d has not ended within %v", p.pid, patience)
+	if !exited(p.pidfd, killPatience) {
+		return fmt.Errorf("process %d has not ended within %v", p.pid, killPatience)
 	}
 	return nil
 }
