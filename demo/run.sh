@@ -29,7 +29,8 @@ cleanup() {
 	fi
 	if [[ -n $agent_pid ]]; then
 		kill "$agent_pid" 2>/dev/null
-		wait "$agent_pid"
+		# Not by wait: the second one is no child of this shell.
+		tail --pid="$agent_pid" -f /dev/null
 	fi
 	awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
 		while IFS= read -r mount; do umount "$mount"; done
@@ -105,6 +106,7 @@ start_agent() {
 	CONFIG
 	"$bin/assayd" --config "$work/assay.yaml" </dev/null 2>"$work/assayd.log" &
 	agent_pid=$!
+	disown # the shell has nothing to say about its end
 	local tries
 	for ((tries = 0; tries < 100; tries++)); do
 		kill -0 "$agent_pid" 2>/dev/null || die "the agent did not start"
@@ -173,6 +175,15 @@ await_ahead() {
 	die "the agent does not come to an end with the image's layers"
 }
 
+# replace_agent kills the agent while a container is about to read, and starts another.
+replace_agent() {
+	sleep 0.9
+	kill -9 "$agent_pid"
+	sleep 1
+	start_agent
+	echo "$agent_pid" >"$work/agent.pid"
+}
+
 # scans prints how many files scanners were asked about so far.
 scans() { "$bin/assay" --socket "$socket" -o json status | awk -F '[:,]' '/"scans":/ { n += $2 } END { print n + 0 }'; }
 
@@ -225,6 +236,14 @@ for path in /data/eicar.txt /tmp/new /opt/busybox /tmp/busybox; do
 		wrong=1
 	}
 done
+
+echo
+echo "When the agent is killed, opens wait for the next one:"
+echo
+replace_agent &
+scene denied "reads EICAR while there is no agent for a second" "EICAR" sh -c 'sleep 1; cat /data/eicar.txt'
+wait $! || die "the agent could not be replaced"
+agent_pid=$(<"$work/agent.pid")
 
 echo
 if [[ $wrong != 0 ]]; then

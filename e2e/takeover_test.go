@@ -74,3 +74,14 @@ func blocked(pid int) error {
 	}
 	return errors.New("no process waits for an answer")
 }
+
+// TestTakeOverAnotherNamespace: a container whose first process has made itself another
+// mount namespace is still that container.
+func TestTakeOverAnotherNamespace(t *testing.T) {
+	agent := suite.StartAgent(t, suite.Hashes(t))
+	c := suite.Runc().Start(t, harness.Spec{Args: []string{"unshare", "-m", "sleep", "1000"}, Gate: agent.Gate(""), Privileged: true})
+	wantGuarded(t, agent, c)
+	agent.Kill(t)
+	agent.Restart(t)
+	wantGuarded(t, agent, c)
+}

@@ -217,6 +217,20 @@ func (l *link) reconnect(ctx context.Context, renew func()) {
 		entries[i].Close()
 	}
 	renew()
+	l.forgetOthers(entries)
+}
+
+// forgetOthers drops what the keeper held for an agent before us and we know nothing of:
+// nobody would read those groups.
+func (l *link) forgetOthers(entries []keeper.Entry) {
+	for i := range entries {
+		if key := entries[i].Key; !l.knows(key) {
+			l.log.Warn("the keeper held what is not guarded any more", "key", key)
+			if err := l.Forget(key); err != nil {
+				return // lost again
+			}
+		}
+	}
 }
 
 // lose gives up a keeper that has ended, or that does not answer. One that is stuck

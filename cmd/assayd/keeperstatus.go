@@ -29,6 +29,14 @@ func (l *link) note(b backend, key string, err error) {
 	}
 }
 
+// knows reports whether the key is of something that we guard.
+func (l *link) knows(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, refused := l.refused[key]
+	return l.kept[key] || refused
+}
+
 // unnote forgets an entry that is over.
 func (l *link) unnote(key string) {
 	l.mu.Lock()

@@ -125,7 +125,7 @@ func (t *takeOver) container(e *keeper.Entry) (*container, error) {
 	if st.Container == nil {
 		return nil, errors.New("state without a container")
 	}
-	proc, err := adoptProcess(e.Take(keeper.Process), st.Container.PID)
+	proc, err := adoptProcess(e.Take(keeper.Process), st.Container.PID, st.Started)
 	if err != nil {
 		return nil, err
 	}
@@ -135,10 +135,6 @@ func (t *takeOver) container(e *keeper.Entry) (*container, error) {
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background()) // the container's life
 	c.clockSet = st.ClockSet || t.absence.ClockMoved > clockTolerance
-	if !proc.isIn(c.mntns) {
-		proc.close()
-		return nil, errOver
-	}
 	if !g.admitted(c) {
 		proc.close()
 		g.log.Info("container exempt", "container", c.info.ID, "namespace", c.info.Namespace)
@@ -271,14 +267,28 @@ func (t *takeOver) shared(e *keeper.Entry) {
 	}
 }
 
-// adoptProcess takes a pidfd over, or opens one if there is none.
-func adoptProcess(pidfd, pid int) (*process, error) {
-	if pidfd < 0 {
-		p, err := openProcess(pid)
-		if errors.Is(err, errExited) {
+// adoptProcess takes a pidfd over, or opens one if there is none, of the process that
+// started then. Its mount namespace proves nothing: it may have made itself another.
+func adoptProcess(pidfd, pid int, started uint64) (*process, error) {
+	p := &process{pid: pid}
+	if pidfd >= 0 {
+		p.file = os.NewFile(uintptr(pidfd), fmt.Sprintf("pidfd of %d", pid))
+	} else {
+		var err error
+		if p, err = openProcess(pid); errors.Is(err, errExited) {
+			return nil, errOver
+		} else if err != nil {
+			return nil, err
+		}
+		// The number can be another process's by now.
+		if now, err := p.started(); err == nil && now != started {
+			p.close()
 			return nil, errOver
 		}
-		return p, err
 	}
-	return &process{pid: pid, file: os.NewFile(uintptr(pidfd), fmt.Sprintf("pidfd of %d", pid))}, nil
+	if p.alive() != nil {
+		p.close()
+		return nil, errOver
+	}
+	return p, nil
 }

@@ -34,7 +34,8 @@ type kept struct {
 	Shared    string              `json:"shared,omitempty"` // the tenant whose group it is
 	Container *announce.Container `json:"container,omitempty"`
 	Since     time.Time           `json:"since"`
-	Device    uint64              `json:"device,omitempty"` // of the mount namespace
+	Started   uint64              `json:"started,omitempty"` // its process, in the kernel's ticks since boot
+	Device    uint64              `json:"device,omitempty"`  // of the mount namespace
 	Namespace uint64              `json:"namespace,omitempty"`
 	Root      int                 `json:"root,omitempty"`   // mount id
 	OnHost    string              `json:"onHost,omitempty"` // mount point at the announcement
@@ -106,6 +107,9 @@ func (c *container) entry() (*keeper.Entry, error) {
 	}
 	e := &keeper.Entry{Key: c.key, Grace: p.Grace, Fallback: p.fallback()}
 	var err error
+	if st.Started, err = c.proc.started(); err != nil {
+		return nil, err
+	}
 	if e.State, err = json.Marshal(st); err != nil {
 		return nil, fmt.Errorf("describe container: %w", err)
 	}

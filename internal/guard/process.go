@@ -1,10 +1,13 @@
 package guard
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +83,25 @@ func pidfdExited(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1
+}
+
+// started returns when the process started, in the kernel's ticks since boot
+// (proc_pid_stat(5), field 22): with its number it names the process.
+func (p *process) started() (uint64, error) {
+	text, err := os.ReadFile(p.proc("stat")) //nolint:forbidigo // procfs
+	if err != nil {
+		return 0, fmt.Errorf("start of process %d: %w", p.pid, err)
+	}
+	// The second field is a name in parentheses, which can have anything in it.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("start of process %d: %q is not understood", p.pid, text)
+	}
+	ticks, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("start of process %d: %w", p.pid, err)
+	}
+	return ticks, nil
 }
 
 // isIn reports whether the process lives in the mount namespace ns. A process

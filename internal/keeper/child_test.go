@@ -139,6 +139,7 @@ type clientOrSystemd interface {
 	Forget(key string) error
 	Lease(key string, fd int) (uint64, error)
 	Beat() error
+	Close()
 }
 
 func serveAsChild(in io.Reader, out io.Writer) error {
@@ -180,6 +181,9 @@ func (w *worker) do(what string, words []string) (string, error) {
 				<-time.After(beatEvery)
 			}
 		}()
+		return "", nil
+	case "hangup":
+		w.keeper.Close()
 		return "", nil
 	case "stop":
 		return "", unix.Kill(unix.Getpid(), unix.SIGSTOP)

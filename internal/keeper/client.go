@@ -61,7 +61,7 @@ func (c *Client) Close() {
 }
 
 // Kill ends a keeper that does not answer. What it alone holds is lost.
-func (c *Client) Kill() error { return c.peer.kill(killPatience) }
+func (c *Client) Kill() error { return c.peer.kill() }
 
 // Hello makes us the agent and takes everything over: entries are the caller's, with
 // their descriptors. limit bounds the numbers that our descriptors will have.

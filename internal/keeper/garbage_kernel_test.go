@@ -141,7 +141,7 @@ func TestKernelNotRoot(t *testing.T) {
 	if _, err := Dial(t.Context(), trap); err == nil || !strings.Contains(err.Error(), "user 65534") {
 		t.Errorf("another user's socket was taken for the keeper's: %v", err)
 	}
-	if n := descriptors(t) - before; n != 0 {
+	if n := descriptors(t) - before; n > 0 {
 		t.Errorf("%d descriptors are left of it", n)
 	}
 }
@@ -243,9 +243,11 @@ func TestListen(t *testing.T) {
 	if _, err := Listen(socket); !errors.Is(err, ErrRunning) {
 		t.Errorf("a second keeper: %v, want ErrRunning", err)
 	}
-	if _, err := net.Dial("unixpacket", socket); err != nil {
-		t.Errorf("the second keeper has taken the first one's socket: %v", err)
+	conn, err := net.Dial("unixpacket", socket)
+	if err != nil {
+		t.Fatalf("the second keeper has taken the first one's socket: %v", err)
 	}
+	_ = conn.Close()
 }
 
 // TestKernelListenAgain: a keeper that was killed leaves a socket, which the next takes.

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -51,6 +48,7 @@ type Server struct {
 	mu      sync.Mutex
 	held    map[string]*holding
 	agent   *session      // nil while there is none
+	gone    *session      // the last agent; nil while there was none
 	absence Absence       // the present one, or the last
 	offset  time.Duration // clockOffset when it began
 }
@@ -126,6 +124,9 @@ func (s *Server) tidy() bool {
 			containers++
 		}
 	}
+	if len(s.held) == 0 {
+		s.letGo()
+	}
 	if s.agent != nil || containers > 0 || !s.opts.UntilIdle {
 		return false
 	}
@@ -141,72 +142,7 @@ func (s *Server) end() {
 		h.close()
 		delete(s.held, key)
 	}
-}
-
-// lose notes that the agent of a session is gone, and does what cannot wait.
-func (s *Server) lose(gone *session, since time.Time, why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.agent != gone {
-		return
-	}
-	// Marks first, of all groups: several containers can share one. Then leases.
-	for _, h := range s.held {
-		h.flush()
-	}
-	for _, h := range s.held {
-		h.unlease()
-	}
-	s.agent = nil
-	s.absence = Absence{Since: since, Why: why, Limit: gone.limit}
-	s.offset = clockOffset()
-	for _, h := range s.held {
-		h.timer = time.AfterFunc(h.Grace-time.Since(since), func() { s.fallback(h) })
-	}
-	select {
-	case s.lost <- struct{}{}:
-	default:
-	}
-	s.log.Warn("the agent is gone", "pid", gone.peer.pid, "why", why, "entries", len(s.held))
-}
-
-// fallback begins to answer for an agent that did not come in time.
-func (s *Server) fallback(h *holding) {
-	s.fallbacks.Lock()
-	defer s.fallbacks.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.agent != nil || s.held[h.Key] != h || h.answering() {
-		return
-	}
-	if err := h.answer(s.absence.Limit); err != nil {
-		s.log.Error("openers cannot be answered; they wait for the next agent", "error", err)
-		return
-	}
-	s.log.Warn("no agent within the grace time: openers are answered by the fallback",
-		"entry", h.Key, "grace", h.Grace, "fallback", fallbackName(h.Fallback))
-}
-
-// takeOver makes a session the agent's, and returns what it takes over.
-func (s *Server) takeOver(next *session, limit int) (Absence, []*holding, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.agent != nil {
-		return Absence{}, nil, fmt.Errorf("another agent (pid %d) is at work", s.agent.peer.pid)
-	}
-	next.limit = limit
-	s.agent = next
-	a := s.absence
-	if !a.Since.IsZero() {
-		a.ClockMoved = (clockOffset() - s.offset).Abs()
-	}
-	all := make([]*holding, 0, len(s.held))
-	for _, h := range s.held {
-		h.settle()
-		all = append(all, h)
-	}
-	s.log.Info("an agent is here", "pid", next.peer.pid, "entries", len(all))
-	return a, all, nil
+	s.letGo()
 }
 
 // copyOf returns a holding for the next agent, with descriptors of its own.
@@ -281,52 +217,10 @@ func (s *Server) unlease(serials []uint64) {
 	}
 }
 
-// patience is how long the agent may say nothing: the shortest grace time, and less
-// than the kernel's patience with the holder of a lease, after which it would let a
-// writer past a mark. 0 means for ever.
-func (s *Server) patience() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var least time.Duration
-	leases := 0
-	for _, h := range s.held {
-		if least == 0 || h.Grace < least {
-			least = h.Grace
-		}
-		leases += len(h.leases)
-	}
-	if leases > 0 {
-		least = min(least, leaseBreakTime()*2/3)
-	}
-	return least
-}
-
-// leaseBreakTime is how long the kernel waits for the holder of a lease
-// (fs.lease-break-time, in seconds; 0 is for ever).
-func leaseBreakTime() time.Duration {
-	text, err := os.ReadFile("/proc/sys/fs/lease-break-time")
-	if err != nil {
-		return defaultLeaseBreak
-	}
-	seconds, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	switch {
-	case err != nil:
-		return defaultLeaseBreak
-	case seconds <= 0:
-		return math.MaxInt64 / 2
-	}
-	return time.Duration(seconds) * time.Second
-}
-
 // release kills the agent and gives everything up: marks go, whatever waits is
 // allowed. It returns how many containers there were.
 func (s *Server) release() int {
-	s.mu.Lock()
-	agent := s.agent
-	s.mu.Unlock()
-	if agent != nil {
-		agent.kill("somebody asks to release every container")
-	}
+	s.killAgent("somebody asks to release every container")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
@@ -356,13 +250,4 @@ func (s *Server) status() Status {
 		st.Entries = append(st.Entries, h.status())
 	}
 	return st
-}
-
-// clockOffset tells how far the wall clock is ahead of the time since boot.
-func clockOffset() time.Duration {
-	var wall, boot unix.Timespec
-	// Neither clock can be missing.
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &wall)
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
-	return time.Duration(wall.Nano() - boot.Nano())
 }

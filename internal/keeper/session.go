@@ -42,12 +42,13 @@ func (s *Server) session(ctx context.Context, conn *net.UnixConn) {
 		s.log.Warn("connection turned away", "error", err)
 		return
 	}
-	defer p.close()
 	c := &session{server: s, conn: conn, peer: p, heard: time.Now()}
 	why := c.serve()
 	if c.agent && ctx.Err() == nil {
 		s.lose(c, c.lostAt(why), why.Error())
+		return // and who it was is remembered until the next one is lost
 	}
+	p.close()
 }
 
 // lostAt is when openers began to wait: when the agent ended, or was last heard of.
@@ -224,7 +225,7 @@ func (c *session) send(m *message, files []int) error {
 func (c *session) kill(why string) {
 	log := c.server.log.With("pid", c.peer.pid)
 	log.Error("the agent is killed", "why", why)
-	if err := c.peer.kill(killPatience); err != nil {
+	if err := c.peer.kill(); err != nil {
 		log.Error("the agent does not end", "error", err)
 	}
 }
@@ -261,14 +262,20 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 }
 
 // kill kills the process and waits for its end.
-func (p *peer) kill(patience time.Duration) error {
+func (p *peer) kill() error {
 	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.pid, err)
 	}
-	if !exited(p.pidfd, patience) {
-		return fmt.Errorf("process %d has not ended within %v", p.pid, patience)
+	if !exited(p.pidfd, killPatience) {
+		return fmt.Errorf("process %d has not ended within %v", p.pid, killPatience)
 	}
 	return nil
+}
+
+// duplicate returns the peer with a descriptor of its own, which the caller closes.
+func (p *peer) duplicate() (peer, error) {
+	pidfd, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	return peer{pid: p.pid, uid: p.uid, pidfd: pidfd}, err
 }
 
 func (p *peer) close() { _ = unix.Close(p.pidfd) }

@@ -55,10 +55,14 @@ func (m *manager) start(t *testing.T) *child {
 	if err != nil {
 		t.Fatal(err)
 	}
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = null.Close() })
 	return startChild(t, func(cmd *exec.Cmd) {
 		// The environment names the process that the descriptors are for.
 		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `LISTEN_PID=$$ exec "$0"`, self}
-		null := os.NewFile(uintptr(openNull(t)), "null")
 		names := []string{"other.socket"}
 		cmd.ExtraFiles = []*os.File{null}
 		for _, s := range m.store {
