@@ -98,6 +98,9 @@ func (on *Injected) Count(tb testing.TB) int {
 	return strings.Count(string(text), "(INJECTED)")
 }
 
+// stracePatience is how long strace may take to detach.
+const stracePatience = 3 * time.Second
+
 // Stop detaches strace, and returns how many calls were made to fail. It waits until no
 // call fails any more, unless new threads have theirs fail for ever: one that strace has begun to make fail when it detaches fails with
 // ENOSYS instead, which no kernel would do.
@@ -116,6 +119,10 @@ func (on *Injected) Stop(tb testing.TB) int {
 	if err := on.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		tb.Fatal(err)
 	}
-	_ = on.cmd.Wait() // strace ends with the signal, or with whom it traced
+	// strace 6.1 waits for ever if a thread is just about to start a program. The kernel
+	// detaches what a tracer that is killed has traced.
+	hung := time.AfterFunc(stracePatience, func() { _ = on.cmd.Process.Kill() })
+	defer hung.Stop()
+	_ = on.cmd.Wait() // strace ends with a signal, or with whom it traced
 	return on.Count(tb)
 }
