@@ -44,11 +44,12 @@ func TestKills(t *testing.T) {
 	marked := Load{Pause: time.Millisecond}.Start(t, suite, suite.Runc(), agent.Gate(""))
 	loads := []*Run{counted, marked}
 
-	var instants []int64
+	instants := map[string][]int64{}
 	for round := range rounds {
 		<-time.After(time.Duration(rand.IntN(20)) * time.Millisecond)
-		instants = append(instants, Now())
-		strike(t, agent, round)
+		at := Now()
+		how := strike(t, agent, round)
+		instants[how] = append(instants[how], at)
 		for _, run := range loads {
 			if stuck := run.Stuck(t, grace+deadline+margin); len(stuck) > 0 {
 				t.Fatalf("round %d: openers hang: %+v", round, stuck)
@@ -57,12 +58,14 @@ func TestKills(t *testing.T) {
 	}
 	var reports []Report
 	for _, run := range loads {
-		waits := run.Spanning(t, instants)
 		report := run.Stop(t)
 		wantGuarded(t, report)
 		t.Logf("%v", report)
-		t.Logf("%d opens were under way when the agent was struck; from then until their answer: p50 %v, p99 %v, longest %v",
-			len(waits), percentile(waits, 0.5), percentile(waits, 0.99), percentile(waits, 1))
+		for how, at := range instants {
+			waits := run.Spanning(t, at)
+			t.Logf("agent %s %d times, %d opens under way; from then until their answer: p50 %v, p99 %v, longest %v",
+				how, len(at), len(waits), percentile(waits, 0.5), percentile(waits, 0.99), percentile(waits, 1))
+		}
 		reports = append(reports, report)
 	}
 	agent.AwaitIdle(t)
@@ -70,29 +73,30 @@ func TestKills(t *testing.T) {
 }
 
 // strike ends or stops the agent in one way or another, and sees to it that there is
-// one again.
-func strike(t *testing.T, agent *harness.Agent, round int) {
+// one again. It says how.
+func strike(t *testing.T, agent *harness.Agent, round int) string {
 	t.Helper()
 	switch dice := rand.IntN(100); {
 	case round%100 == 99: // the keeper has to end it
 		agent.Stuck(t)
 		agent.Again(t)
+		return "stuck"
 	case dice < 20:
 		agent.Signal(t, syscall.SIGSTOP)
 		<-time.After(time.Duration(rand.IntN(100)) * time.Millisecond)
 		agent.Signal(t, syscall.SIGCONT)
+		return "paused"
 	case dice < 25:
 		agent.Signal(t, syscall.SIGSTOP)
 		<-time.After(time.Duration(rand.IntN(20)) * time.Millisecond)
-		agent.Kill(t)
-		agent.Again(t)
 	case dice < 30:
 		agent.Stop(t)
 		agent.Again(t)
-	default:
-		agent.Kill(t)
-		agent.Again(t)
+		return "stopped"
 	}
+	agent.Kill(t)
+	agent.Again(t)
+	return "killed"
 }
 
 // wantAccounted checks that what the load saw answered is in the record file, or

@@ -41,6 +41,11 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s := &soaked{clamd: clamdtest.Start(t, clamdtest.Options{}), list: suite.AnyHash(t)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("clamd's log:\n%s", s.clamd.Log())
+		}
+	})
 	s.agent = suite.StartAgent(t, s.config())
 	s.turn(t) // what is kept for good, connections and such, is there after this
 	before := Take(t, s.agent)

@@ -12,7 +12,8 @@
 // IDSESSION, one command at a time, so that at most one descriptor is under way
 // on a connection. Options.Connections sessions scan; one more belongs to the
 // background refresher. clamd reads commands of an IDSESSION while it scans, so
-// it sees at once when a scan is given up, which it would not outside a session.
+// it sees when a scan is given up, which it would not outside a session; but it
+// must have understood the command by then: see linger.
 //
 // # Generation
 //
@@ -118,6 +119,14 @@ type Options struct {
 	MaxFileSize int64
 }
 
+const (
+	// lingerTime is how long a clamd may take to understand the command of a scan that
+	// was given up meanwhile.
+	lingerTime = 30 * time.Second
+	// lingerFactor bounds such sessions: so many for each that scans.
+	lingerFactor = 4
+)
+
 // A Scanner asks one clamd. It implements [scanner.Scanner].
 type Scanner struct {
 	opts          Options
@@ -127,7 +136,9 @@ type Scanner struct {
 	backoff       *backoff
 	life          context.Context // ends with Close
 	end           context.CancelFunc
-	running       sync.WaitGroup // the refresher
+	lingering     chan struct{} // a token for each session that ends in the background
+	lingerTime    time.Duration
+	running       sync.WaitGroup // the refresher, and those sessions
 }
 
 var _ scanner.Scanner = (*Scanner)(nil)
@@ -146,7 +157,8 @@ func New(opts Options) (*Scanner, error) {
 	s := &Scanner{
 		opts: opts, network: network, addr: addr,
 		pool:    newPool(opts.Connections, opts.IdleTimeout),
-		backoff: newBackoff(opts.BackoffMin, opts.BackoffMax),
+		backoff: newBackoff(opts.BackoffMin, opts.BackoffMax), lingering: make(chan struct{}, lingerFactor*opts.Connections),
+		lingerTime: lingerTime,
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.running.Go(s.refreshLoop)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -261,6 +262,7 @@ func hung(t *testing.T, network string) scannertest.Hung {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.lingerTime = 100 * time.Millisecond // this clamd understands nothing any more
 	return scannertest.Hung{Scanner: s, File: scannertest.FileOf(t, []byte("never answered")), Started: started}
 }
 

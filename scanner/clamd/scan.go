@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/assay-project/assay/scanner"
 )
@@ -78,16 +79,51 @@ func (s *Scanner) asked(scan func(source) (answer, error), src source) (answer, 
 	return got, err
 }
 
-// bind makes c end with ctx or with the scanner. release undoes that and gives c
-// back to the pool.
+// bind makes whoever waits on c give up with ctx, and c end with the scanner. release
+// undoes that and gives c back to the pool.
 func (s *Scanner) bind(ctx context.Context, c *session) (release func()) {
-	unbind := s.endWith(ctx, c.close)
+	interrupted := make(chan struct{})
+	forgetCtx := context.AfterFunc(ctx, func() {
+		c.interrupt()
+		close(interrupted)
+	})
+	forgetLife := context.AfterFunc(s.life, c.close) //nolint:contextcheck // The scanner's own end, besides the caller's.
 	return func() {
-		if !unbind() {
+		inTime := forgetCtx()
+		switch {
+		case !forgetLife():
 			c.dirty = true // closed, or about to be
+		case !inTime:
+			<-interrupted
+			c.dirty = true
+			if c.passed && s.linger(c) {
+				return
+			}
 		}
 		s.pool.put(c)
 	}
+}
+
+// linger closes a session whose scan was given up as soon as clamd has understood that
+// scan's command. A clamd whose client hangs up before that forgets to close the
+// descriptor that came with the command, for ever (seen with 1.4), and so keeps the
+// file's filesystem busy; after it, hanging up ends the scan. It reports whether there
+// was room for one more; the session is the caller's if not.
+func (s *Scanner) linger(c *session) bool {
+	select {
+	case s.lingering <- struct{}{}:
+	default:
+		return false
+	}
+	s.running.Go(func() {
+		defer func() { <-s.lingering }()
+		defer c.close()
+		defer context.AfterFunc(s.life, c.close)()
+		if c.conn.SetDeadline(time.Now().Add(s.lingerTime)) == nil {
+			c.awaitUnderstood()
+		}
+	})
+	return true
 }
 
 // endWith calls end once ctx is done or the scanner is closed, unless forget is

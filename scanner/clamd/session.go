@@ -2,6 +2,7 @@ package clamd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -37,6 +38,7 @@ type session struct {
 	id         uint32 // number of the last command sent
 	hasVersion bool   // clamd answers VERSION
 	dirty      bool   // an exchange has begun and not properly ended
+	passed     bool   // a descriptor was passed, and its scan has not ended
 	used       time.Time
 	chunk      []byte // for streaming; made when first needed
 }
@@ -89,6 +91,26 @@ func ended(ctx context.Context, err error) error {
 // close ends the session and every call that waits on it.
 func (c *session) close() {
 	_ = c.conn.Close() // The connection is of no use any more; how it ends is not either.
+}
+
+// interrupt ends every call that waits on the session, which is of no use any more.
+func (c *session) interrupt() {
+	_ = c.conn.SetDeadline(time.Unix(1, 0)) // It fails only on what is closed.
+}
+
+// awaitUnderstood returns when clamd has understood every command so far, which it does
+// in order, or when the connection fails. Scans may still be under way.
+func (c *session) awaitUnderstood() {
+	if err := c.write(c.command(nil, "PING")); err != nil {
+		return
+	}
+	for {
+		// What was interrupted may have read a part of a line.
+		line, err := c.replies.ReadSlice(0)
+		if err != nil || bytes.HasSuffix(line, []byte(": PONG\x00")) {
+			return
+		}
+	}
 }
 
 // reusable reports whether the next command can be sent on this session.
@@ -183,7 +205,7 @@ func (c *session) passFile(src source) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	c.dirty = true
+	c.dirty, c.passed = true, true
 	// One byte more than the command carries the descriptor.
 	msg := append(c.scanCommand("FILDES"), 0)
 	n, _, err := conn.WriteMsgUnix(msg, unix.UnixRights(src.fd), nil)
@@ -191,6 +213,7 @@ func (c *session) passFile(src source) (answer, error) {
 		err = io.ErrShortWrite
 	}
 	got, err := c.readScan(objectDescriptor, dropped(err))
+	c.passed = err != nil
 	return got, errors.Join(err, src.putBack(at))
 }
 
