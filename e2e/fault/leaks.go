@@ -45,6 +45,9 @@ func Take(tb testing.TB, agent *harness.Agent) Sample {
 	for _, target := range agent.Descriptors(tb) {
 		s.Descriptors[kindOf(target)]++
 	}
+	for _, target := range harness.Descriptors(tb, agent.Keeper(tb)) {
+		s.Descriptors["keeper's "+kindOf(target)]++
+	}
 	infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", agent.PID()))
 	if err != nil {
 		tb.Fatal(err)

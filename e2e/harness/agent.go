@@ -340,7 +340,13 @@ func (a *Agent) Gate(namespace string) *Gate { return &Gate{Socket: a.Socket, Na
 // Descriptors returns what the agent's descriptors point to.
 func (a *Agent) Descriptors(tb testing.TB) []string {
 	tb.Helper()
-	dir := fmt.Sprintf("/proc/%d/fd", a.PID())
+	return Descriptors(tb, a.PID())
+}
+
+// Descriptors returns what a process's descriptors point to.
+func Descriptors(tb testing.TB, pid int) []string {
+	tb.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		tb.Fatal(err)

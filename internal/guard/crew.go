@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// grace is how long after the deadline a scan may go on before its worker's place
+	// overtime is how long after the deadline a scan may go on before its worker's place
 	// is given to another: scanners are told to end at the deadline.
-	grace = 5 * time.Second
+	overtime = 5 * time.Second
 	// crewFactor bounds the workers of a tenant, those without a place included: this
 	// many times those that have one.
 	crewFactor = 4

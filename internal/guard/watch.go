@@ -46,7 +46,7 @@ func (g *Guard) Look() []TenantHealth {
 
 func (t *pool) look(now time.Time) TenantHealth {
 	deadline := t.policy.Load().Deadline
-	for range t.crew.writeOff(deadline + grace) {
+	for range t.crew.writeOff(deadline + overtime) {
 		t.staff() // what is queued goes on
 	}
 	h := TenantHealth{
