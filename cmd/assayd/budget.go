@@ -5,18 +5,15 @@ import (
 	"os"
 
 	"github.com/assay-project/assay/internal/api"
+	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/guard"
 	"github.com/assay-project/assay/internal/tenant"
 )
 
-const (
-	// maxDescriptors bounds the numbers of the agent's descriptors, however high
-	// RLIMIT_NOFILE is. An event is answered by the number of its descriptor, and
-	// whoever answers for an agent that has crashed has to try them all.
-	maxDescriptors = 65536
-	// eventsARead is how many events a reader takes at once.
-	eventsARead = 4
-)
+// maxDescriptors bounds the numbers of the agent's descriptors, however high
+// RLIMIT_NOFILE is. An event is answered by the number of its descriptor, and
+// whoever answers for an agent that has crashed has to try them all.
+const maxDescriptors = 65536
 
 // A budget says who may have how many of the agent's descriptors. Events come first,
 // then the scanners that judge them, then containers and all else; leases have what is
@@ -36,7 +33,7 @@ type budget struct {
 // newBudget shares descriptors out.
 func newBudget(descriptors, readers int, scanners []tenant.Scanner) budget {
 	b := budget{
-		descriptors: descriptors, reading: readers * eventsARead, held: int64(descriptors / 2),
+		descriptors: descriptors, reading: readers * fanotify.EventsARead, held: int64(descriptors / 2),
 		scanners: connections(scanners), containers: descriptors / 8, other: min(256, descriptors/16),
 	}
 	left := b.left()

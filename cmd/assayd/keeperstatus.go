@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/internal/api"
-	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/guard"
 	"github.com/assay-project/assay/internal/keeper"
 	"github.com/assay-project/assay/internal/tenant"
@@ -95,14 +94,10 @@ func askKeeper(ctx context.Context, socket string) (*keeper.Status, error) {
 }
 
 func keptEntry(e *keeper.Held) api.KeptEntry {
-	k := api.KeptEntry{
-		Key: e.Key, Grace: e.Grace.Microseconds(), Fallback: "deny",
+	return api.KeptEntry{
+		Key: e.Key, Grace: e.Grace.Microseconds(), Fallback: e.Fallback.String(),
 		Leases: e.Leases, Pending: e.Pending, Answering: e.Answering, Answered: e.Answered,
 	}
-	if e.Fallback == fanotify.Allow {
-		k.Fallback = "allow"
-	}
-	return k
 }
 
 // keeperProblems says what is wrong with who holds the containers.

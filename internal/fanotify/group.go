@@ -19,6 +19,14 @@ const (
 	Deny  Decision = unix.FAN_DENY
 )
 
+// String returns the decision as it stands in records and messages.
+func (d Decision) String() string {
+	if d == Allow {
+		return "allow"
+	}
+	return "deny"
+}
+
 // Ops is the set of operations that a mark asks permission events for.
 type Ops uint64
 
@@ -62,12 +70,11 @@ type Group struct {
 // NewGroup creates a group. It fails with ErrGroupLimit where the user has as
 // many as fs.fanotify.max_user_groups allows, and with an *Error otherwise.
 func NewGroup() (*Group, error) {
-	// FAN_REPORT_FD_ERROR (6.13) tells which opener was denied because the kernel
-	// could not open the file for us; kernels without it deny all the same.
-	fd, err := unix.FanotifyInit(groupFlags|unix.FAN_REPORT_FD_ERROR, eventFlags)
-	if errors.Is(err, unix.EINVAL) {
-		fd, err = unix.FanotifyInit(groupFlags, eventFlags)
+	var flags uint = groupFlags
+	if tellsErrors() {
+		flags |= unix.FAN_REPORT_FD_ERROR
 	}
+	fd, err := unix.FanotifyInit(flags, eventFlags)
 	if errors.Is(err, unix.EMFILE) {
 		return nil, fmt.Errorf("%w: %w", ErrGroupLimit, newError("create group", "", err))
 	}
@@ -77,8 +84,10 @@ func NewGroup() (*Group, error) {
 	return newGroup(fd), nil
 }
 
-// tellsErrors reports whether this kernel knows FAN_REPORT_FD_ERROR. Groups that were
-// made by another process are made as ours are.
+// tellsErrors reports whether this kernel knows FAN_REPORT_FD_ERROR (6.13), which tells
+// which opener was denied because the kernel could not open the file for us; kernels
+// without it deny all the same. Groups that were made by another process are made as
+// ours are.
 var tellsErrors = sync.OnceValue(func() bool { //nolint:gochecknoglobals // the kernel stays the same
 	fd, err := unix.FanotifyInit(groupFlags|unix.FAN_REPORT_FD_ERROR, eventFlags)
 	if err == nil {

@@ -1,6 +1,7 @@
 package fanotify
 
 import (
+	"errors"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -103,5 +104,5 @@ func isFatal(errno syscall.Errno) bool {
 	return errno == unix.EBADF || errno == unix.EFAULT || errno == unix.EINVAL
 }
 
-// isScarce reports whether errno is for want of descriptors.
-func isScarce(errno syscall.Errno) bool { return errno == unix.EMFILE || errno == unix.ENFILE }
+// IsScarce reports whether err is for want of descriptors.
+func IsScarce(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }

@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// readBuffer takes four events. Each event read is an open descriptor and an
+	// EventsARead is how many events a reader takes at once. Each is an open descriptor and an
 	// opener that waits for this thread, so a reader leaves the rest to its
 	// neighbours.
-	readBuffer = 4 * metadataLen
+	EventsARead = 4
+	readBuffer  = EventsARead * metadataLen
 	// readyBatch is how many ready groups one epoll_wait returns.
 	readyBatch = 64
 	// stopSlot is the epoll data of the descriptor that wakes a reader to stop.
@@ -356,7 +357,7 @@ func (t *reader) failed(s *served, errno syscall.Errno) {
 	case isFatal(errno) && s.group.tells, errno == unix.EFAULT:
 		h.readErrors.Add(1)
 		h.fail(&Error{Op: "read events", Errno: errno})
-	case s.group.tells && !isScarce(errno):
+	case s.group.tells && !IsScarce(errno):
 		h.readErrors.Add(1)
 	default:
 		h.couldNotOpen(errno)

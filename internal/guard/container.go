@@ -201,7 +201,7 @@ func (c *container) refuse(k *task, ev *fanotify.Event, o outcome, detail string
 // unopened records an opener that the kernel denied because it could not open
 // the file for us.
 func (c *container) unopened(tid int, errno error) {
-	if isScarce(errno) {
+	if fanotify.IsScarce(errno) {
 		c.guard.marks.starve()
 	}
 	t := c.pool.Load()

@@ -372,7 +372,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 		t.scans.Add(uint64(len(r.Reports)))
 		o := p.judge(r.Verdict)
 		done <- Verdict{
-			Decision: decisionName(o.decision), Reason: o.reason,
+			Decision: o.decision.String(), Reason: o.reason,
 			Detail: VerdictDetail(r.Verdict), Result: r,
 		}
 	}})
@@ -381,7 +381,7 @@ func (g *Guard) Check(ctx context.Context, fd int, size int64, tenantName, path 
 		v = <-done // fd is lent: wait for the worker, whose ctx ends at the deadline
 	} else {
 		o := t.policy.Load().overload()
-		v = Verdict{Decision: decisionName(o.decision), Reason: o.reason, Detail: "the tenant's queue is full"}
+		v = Verdict{Decision: o.decision.String(), Reason: o.reason, Detail: "the tenant's queue is full"}
 	}
 	v.Tenant, v.Size, v.Took = t.name, size, time.Since(began)
 	return v, nil

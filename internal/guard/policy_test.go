@@ -55,9 +55,9 @@ func TestJudge(t *testing.T) {
 		}}
 		for _, v := range verdicts {
 			got := p.judge(v.verdict)
-			if decisionName(got.decision) != string(set[v.decider]) || got.reason.String() != v.reason {
+			if got.decision.String() != string(set[v.decider]) || got.reason.String() != v.reason {
 				t.Errorf("%s under %v: %s for %s, want %s for %s", v.name, set,
-					decisionName(got.decision), got.reason, set[v.decider], v.reason)
+					got.decision.String(), got.reason, set[v.decider], v.reason)
 			}
 		}
 	}

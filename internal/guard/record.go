@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/audit"
-	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/scanner"
 )
 
@@ -87,7 +86,7 @@ func (k *task) record(o outcome, a account, took time.Duration) audit.Record {
 		Time: k.began, Tenant: k.pool.name, Container: k.c.named(),
 		Op: k.file.Op.String(), Path: k.subject.path, PID: k.subject.pid, Exe: k.subject.exe,
 		File:     audit.File{Size: k.file.Size},
-		Decision: decisionName(o.decision), Source: sourcePolicy, Reason: o.reason, Detail: a.detail,
+		Decision: o.decision.String(), Source: sourcePolicy, Reason: o.reason, Detail: a.detail,
 		Micros: took.Microseconds(),
 	}
 	if from := k.origin.Load(); from != nil {
@@ -106,13 +105,6 @@ func (k *task) record(o outcome, a account, took time.Duration) audit.Record {
 		rec.Detail = VerdictDetail(a.result.Verdict)
 	}
 	return rec
-}
-
-func decisionName(d fanotify.Decision) string {
-	if d == fanotify.Allow {
-		return "allow"
-	}
-	return "deny"
 }
 
 // ScannerRecords describes what each scanner contributed, as it stands in

@@ -1,10 +1,6 @@
 package guard
 
-import (
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "time"
 
 // late is how long after its deadline an opener may still wait before deadlines are
 // thought not to work: timers and workers wait for a busy machine, too.
@@ -103,6 +99,3 @@ func (s *sharedGroup) unread() (n int) {
 	}
 	return n
 }
-
-// isScarce reports whether the kernel could not open a file for want of descriptors.
-func isScarce(errno error) bool { return errno == unix.EMFILE || errno == unix.ENFILE } //nolint:errorlint // a bare errno

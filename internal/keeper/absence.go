@@ -68,7 +68,7 @@ func (s *Server) fallback(h *holding) {
 		return
 	}
 	s.log.Warn("no agent within the grace time: openers are answered by the fallback",
-		"entry", h.Key, "grace", h.Grace, "fallback", fallbackName(h.Fallback))
+		"entry", h.Key, "grace", h.Grace, "fallback", h.Fallback)
 }
 
 // fence ends an agent that has lost its connection and lives: it could still answer.

@@ -94,14 +94,7 @@ type Held struct {
 	Answered  uint64 // by the fallback, since the last agent
 }
 
-// fallbackName is a fallback on the wire.
-func fallbackName(d fanotify.Decision) string {
-	if d == fanotify.Allow {
-		return "allow"
-	}
-	return "deny"
-}
-
+// fallbackNamed returns a fallback by its name on the wire.
 func fallbackNamed(name string) (fanotify.Decision, error) {
 	switch name {
 	case "allow":

@@ -195,7 +195,7 @@ func (c *session) status() error {
 	}
 	for _, h := range st.Entries {
 		w := &entry{
-			Key: h.Key, Grace: h.Grace, Fallback: fallbackName(h.Fallback),
+			Key: h.Key, Grace: h.Grace, Fallback: h.Fallback.String(),
 			Answered: h.Answered, Leases: h.Leases, Pending: h.Pending, Answers: h.Answering,
 		}
 		if err := c.send(&message{Entry: w}, nil); err != nil {

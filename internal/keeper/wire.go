@@ -70,7 +70,7 @@ type absence struct {
 }
 
 func encodeEntry(e *Entry) (*entry, []int) {
-	w := &entry{Key: e.Key, Grace: e.Grace, Fallback: fallbackName(e.Fallback), State: e.State, Answered: e.Answered}
+	w := &entry{Key: e.Key, Grace: e.Grace, Fallback: e.Fallback.String(), State: e.State, Answered: e.Answered}
 	var fds []int
 	for _, f := range e.Files {
 		w.Kinds = append(w.Kinds, f.Kind)
