@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/lockfile"
+	"github.com/assay-project/assay/internal/pidfd"
 )
 
 // endPatience is how long a process that was killed may take to be gone.
@@ -28,25 +31,24 @@ type holder struct {
 // holderOf returns who holds the lock file, nil if nobody does. It fails if that is not
 // the program it should be: what is killed by mistake was somebody's.
 func holderOf(lock, program string) (*holder, error) {
-	text, err := os.ReadFile(lock)
+	pid, err := lockfile.PID(lock)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 {
-		return nil, nil //nolint:nilerr // nobody has got it yet
+	if pid <= 1 {
+		return nil, nil // nobody has got it yet
 	}
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil, nil // the file outlives the process
 	}
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", pid, err)
 	}
-	h := &holder{program: program, pid: pid, pidfd: pidfd}
+	h := &holder{program: program, pid: pid, pidfd: fd}
 	held, err := locks(pid, lock)
 	if err == nil && held {
 		err = h.check(lock)
@@ -97,29 +99,18 @@ func (h *holder) check(lock string) error {
 
 // kill kills the process and waits for its end.
 func (h *holder) kill() error {
-	if err := unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill %s (pid %d): %w", h.program, h.pid, err)
-	}
-	if !h.ended(endPatience) {
+	err := pidfd.Kill(h.pidfd, endPatience)
+	switch {
+	case errors.Is(err, pidfd.ErrAlive):
 		return &failure{
 			code:   exitFinding,
 			err:    fmt.Errorf("%s (pid %d) was killed and has not ended within %v: it hangs in the kernel", h.program, h.pid, endPatience),
 			remedy: fmt.Sprintf("see /proc/%d/stack; a network or FUSE server that does not answer may hold it", h.pid),
 		}
+	case err != nil:
+		return fmt.Errorf("kill %s (pid %d): %w", h.program, h.pid, err)
 	}
 	return nil
-}
-
-// ended reports whether the process ends within the time.
-func (h *holder) ended(within time.Duration) bool {
-	deadline := time.Now().Add(within)
-	for {
-		fds := []unix.PollFd{{Fd: int32(h.pidfd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
-		n, err := unix.Poll(fds, int(max(time.Until(deadline), 0).Milliseconds()))
-		if err == nil || !errors.Is(err, unix.EINTR) {
-			return n > 0
-		}
-	}
 }
 
 func (h *holder) close() {

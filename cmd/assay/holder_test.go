@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/pidfd"
 )
 
 // TestHolderOf: only a process that holds the lock and is the right program is found.
@@ -49,7 +51,7 @@ func TestHolderOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, err := holderOf(lock, program)
-	if err != nil || h == nil || h.pid != os.Getpid() || h.ended(0) {
+	if err != nil || h == nil || h.pid != os.Getpid() || pidfd.Exited(h.pidfd, 0) {
 		t.Fatalf("the holder is %+v, %v", h, err)
 	}
 	h.close()
@@ -65,16 +67,16 @@ func TestHolderKill(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &holder{program: "sleep", pid: cmd.Process.Pid, pidfd: pidfd}
+	h := &holder{program: "sleep", pid: cmd.Process.Pid, pidfd: fd}
 	defer h.close()
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.kill(); err != nil || !h.ended(0) {
+	if err := h.kill(); err != nil || !pidfd.Exited(h.pidfd, 0) {
 		t.Errorf("kill: %v", err)
 	}
 	if err := cmd.Wait(); err == nil {

@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/lockfile"
 )
 
 const (
@@ -120,46 +122,30 @@ func owner(info fs.FileInfo) uint32 {
 	return ^uint32(0) // nobody we trust
 }
 
-// lockSocket takes the lock next to the socket, which an agent holds as long as
-// it lives. The file stays when the agent goes: removing it would race with the
-// next agent's lock.
+// lockSocket takes the lock next to the socket, which an agent holds as long as it
+// lives.
 func lockSocket(path string) (*os.File, error) {
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	fd, err := lockfile.Take(path+".lock", 0)
+	if errors.Is(err, lockfile.ErrHeld) {
+		err = inUse(path, "pid "+holder(path+".lock"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock of the socket: %w", err)
 	}
-	err = retryEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
-	if err == nil {
-		err = writePID(f)
-	} else if errors.Is(err, unix.EWOULDBLOCK) {
-		err = inUse(path, "pid "+readPID(f))
+	return os.NewFile(uintptr(fd), path+".lock"), nil
+}
+
+// holder names the process that has the lock.
+func holder(lock string) string {
+	if pid, err := lockfile.PID(lock); err == nil && pid != 0 {
+		return strconv.Itoa(pid)
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock of the socket: %w", err), f.Close())
-	}
-	return f, nil
+	return "unknown"
 }
 
 func inUse(path, who string) error {
 	return fmt.Errorf("%w: %s: %s (stop it, such as with systemctl stop assayd, or set `socket` to another place)",
 		ErrInUse, path, who)
-}
-
-// writePID names the holder of the lock for whoever comes second.
-func writePID(f *os.File) error {
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
-	return err
-}
-
-func readPID(f *os.File) string {
-	text, err := io.ReadAll(io.LimitReader(f, 32))
-	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {
-		return pid
-	}
-	return "unknown"
 }
 
 // replaceSocket binds a new socket where at most a dead agent's stands. The

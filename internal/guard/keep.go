@@ -7,12 +7,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/keeper"
+	"github.com/assay-project/assay/internal/pidfd"
 	"github.com/assay-project/assay/internal/tenant"
 )
 
@@ -224,7 +223,7 @@ func (p *process) duplicate() (int, error) {
 		return -1, fmt.Errorf("pidfd of %d: %w", p.pid, err)
 	}
 	fd := -1
-	if cerr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
+	if cerr := raw.Control(func(own uintptr) { fd, err = pidfd.Duplicate(int(own)) }); cerr != nil {
 		err = cerr
 	}
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/pidfd"
 )
 
 // A process is a process held by pidfd. What was read below /proc/PID since
@@ -53,7 +55,7 @@ func (p *process) alive() error {
 		return fmt.Errorf("pidfd of %d: %w", p.pid, err)
 	}
 	exited := false
-	if err := raw.Control(func(fd uintptr) { exited = pidfdExited(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { exited = pidfd.Exited(int(fd), 0) }); err != nil {
 		return fmt.Errorf("look at process %d: %w", p.pid, err)
 	}
 	if exited {
@@ -69,21 +71,13 @@ func (p *process) wait() error {
 	if err != nil {
 		return fmt.Errorf("pidfd of %d: %w", p.pid, err)
 	}
-	if err := raw.Read(func(fd uintptr) bool { return pidfdExited(int(fd)) }); err != nil {
+	if err := raw.Read(func(fd uintptr) bool { return pidfd.Exited(int(fd), 0) }); err != nil {
 		return fmt.Errorf("wait for process %d: %w", p.pid, err)
 	}
 	return nil
 }
 
 func (p *process) close() { _ = p.file.Close() }
-
-// pidfdExited reports whether the process of a pidfd has exited: only then is
-// the descriptor readable (pidfd_open(2)).
-func pidfdExited(fd int) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n == 1
-}
 
 // started returns when the process started, in the kernel's ticks since boot
 // (proc_pid_stat(5), field 22): with its number it names the process.

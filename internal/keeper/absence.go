@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/pidfd"
 )
 
 // lose notes that the agent of a session is gone, and does what cannot wait.
@@ -78,7 +80,7 @@ func (s *Server) fence() {
 		return
 	}
 	defer last.close()
-	if last.pid == os.Getpid() || exited(last.pidfd, 0) {
+	if last.pid == os.Getpid() || pidfd.Exited(last.pidfd, 0) {
 		return
 	}
 	s.log.Error("the agent is killed: its connection has ended and it has not, and its containers' openers are to be answered", "pid", last.pid)

@@ -268,7 +268,7 @@ func TestKernelDeadContainer(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := kerneltest.NewOverlay(t, map[string]string{"file": "content"})
-		e := &Entry{Key: "key", Grace: time.Hour, Files: []File{{Group, groupFD(t, o)}, {Process, pidfd(t, container.Process.Pid)}}}
+		e := &Entry{Key: "key", Grace: time.Hour, Files: []File{{Group, groupFD(t, o)}, {Process, pidfdOf(t, container.Process.Pid)}}}
 		c, _, _ := r.hello(t)
 		if err := c.Keep(e); err != nil {
 			t.Fatal(err)

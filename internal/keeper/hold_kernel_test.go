@@ -19,7 +19,7 @@ func TestKernelRoundTrip(t *testing.T) {
 	a, b := newEntry(t, "a", o), newEntry(t, "b", o)
 	b.Grace, b.Fallback = 2*time.Hour, fanotify.Allow
 	b.Files = append(b.Files, File{Aside, groupFD(t, o)})
-	process := &Entry{Key: "process", Grace: time.Hour, Fallback: fanotify.Deny, Files: []File{{Process, pidfd(t, 1)}}}
+	process := &Entry{Key: "process", Grace: time.Hour, Fallback: fanotify.Deny, Files: []File{{Process, pidfdOf(t, 1)}}}
 	t.Cleanup(process.Close)
 
 	c, absence, entries := r.hello(t)

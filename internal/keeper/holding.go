@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/assay-project/assay/internal/fanotify"
+	"github.com/assay-project/assay/internal/pidfd"
 )
 
 // stuckPatience is how long a take-over waits for a reader that hangs in the kernel,
@@ -112,20 +113,7 @@ func (h *holding) unlease() {
 }
 
 // exited reports whether the process of the entry has ended.
-func (h *holding) exited() bool { return h.process >= 0 && exited(h.process, 0) }
-
-// exited reports whether the process of a pidfd ends within patience.
-func exited(pidfd int, patience time.Duration) bool {
-	deadline := time.Now().Add(patience)
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
-	for {
-		left := max(time.Until(deadline), 0)
-		n, err := unix.Poll(fds, int(left.Milliseconds()))
-		if n > 0 || left == 0 {
-			return n > 0 && err == nil
-		}
-	}
-}
+func (h *holding) exited() bool { return h.process >= 0 && pidfd.Exited(h.process, 0) }
 
 // answer begins to answer by the fallback: first what the last agent had read, then
 // whatever comes. limit bounds the last agent's descriptor numbers.
@@ -174,7 +162,7 @@ func (h *holding) files() ([]File, error) {
 		errs = append(errs, add(g.kind, fd, err))
 	}
 	if h.process >= 0 {
-		fd, err := unix.FcntlInt(uintptr(h.process), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := pidfd.Duplicate(h.process)
 		errs = append(errs, add(Process, fd, err))
 	}
 	return files, errors.Join(errs...)

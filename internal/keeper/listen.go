@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/lockfile"
 )
 
 // ErrRunning says that another keeper has the socket.
@@ -21,8 +23,13 @@ func Listen(socket string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the socket: %w", err)
 	}
-	if err := lock(socket + ".lock"); err != nil {
-		return nil, err
+	// Its descriptor stays open for as long as the process lives.
+	_, err := lockfile.Take(socket+".lock", lockPatience)
+	switch {
+	case errors.Is(err, lockfile.ErrHeld):
+		return nil, fmt.Errorf("%w: %s.lock is locked", ErrRunning, socket)
+	case err != nil:
+		return nil, fmt.Errorf("lock %s.lock: %w", socket, err)
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove the socket that another keeper has left: %w", err)
@@ -37,46 +44,5 @@ func Listen(socket string) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// lock takes the lock file for as long as the process lives, and writes our pid into
-// it: for whoever has to end a keeper that does not answer.
-func lock(file string) error {
-	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", file, err)
-	}
-	if err := flock(fd); err != nil {
-		_ = unix.Close(fd)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("%w: %s is locked", ErrRunning, file)
-		}
-		return fmt.Errorf("lock %s: %w", file, err)
-	}
-	err = unix.Ftruncate(fd, 0)
-	if err == nil {
-		_, err = unix.Pwrite(fd, fmt.Appendln(nil, os.Getpid()), 0)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return nil
-}
-
 // lockPatience is how long the last keeper may take to end.
 const lockPatience = time.Second
-
-// flock takes a lock that somebody who is ending may still have.
-func flock(fd int) error {
-	over := time.After(lockPatience)
-	for {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-		select {
-		case <-over:
-			return err
-		case <-time.After(lockPatience / 50):
-		}
-	}
-}

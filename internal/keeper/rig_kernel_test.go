@@ -108,7 +108,7 @@ func newEntry(t *testing.T, key string, o kerneltest.Overlay) *Entry {
 	t.Helper()
 	e := &Entry{Key: key, Grace: time.Hour, Fallback: fanotify.Deny, State: []byte(`{"of":"` + key + `"}`)}
 	t.Cleanup(e.Close)
-	e.Files = append(e.Files, File{Group, groupFD(t, o)}, File{Process, pidfd(t, os.Getpid())})
+	e.Files = append(e.Files, File{Group, groupFD(t, o)}, File{Process, pidfdOf(t, os.Getpid())})
 	return e
 }
 
@@ -128,7 +128,7 @@ func groupFD(t *testing.T, o kerneltest.Overlay) int {
 	return fd
 }
 
-func pidfd(t *testing.T, pid int) int {
+func pidfdOf(t *testing.T, pid int) int {
 	t.Helper()
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

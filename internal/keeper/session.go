@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/internal/pidfd"
 )
 
 // replyPatience is how long a peer may take to read a reply.
@@ -263,19 +265,16 @@ func peerOf(conn *net.UnixConn) (peer, error) {
 
 // kill kills the process and waits for its end.
 func (p *peer) kill() error {
-	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := pidfd.Kill(p.pidfd, killPatience); err != nil {
 		return fmt.Errorf("kill process %d: %w", p.pid, err)
-	}
-	if !exited(p.pidfd, killPatience) {
-		return fmt.Errorf("process %d has not ended within %v", p.pid, killPatience)
 	}
 	return nil
 }
 
 // duplicate returns the peer with a descriptor of its own, which the caller closes.
 func (p *peer) duplicate() (peer, error) {
-	pidfd, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_DUPFD_CLOEXEC, 0)
-	return peer{pid: p.pid, uid: p.uid, pidfd: pidfd}, err
+	fd, err := pidfd.Duplicate(p.pidfd)
+	return peer{pid: p.pid, uid: p.uid, pidfd: fd}, err
 }
 
 func (p *peer) close() { _ = unix.Close(p.pidfd) }
