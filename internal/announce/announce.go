@@ -21,8 +21,18 @@ const Path = "/v1/containers"
 // has judged nothing: whoever announces may ask its successor.
 const Stopping = "the agent is stopping"
 
+// A Runtime is who manages a container, where that is more than an OCI runtime: the
+// agent can ask it whose container it is and what its layers are.
+type Runtime string
+
+// The runtimes that the agent knows to ask.
+const (
+	Containerd Runtime = "containerd" // through its Kubernetes service (CRI)
+	CRIO       Runtime = "cri-o"
+)
+
 // A Container announces one container whose first process exists but has not
-// yet executed anything of the container.
+// yet executed anything of the container, unless Late says otherwise.
 type Container struct {
 	// ID is the runtime's container id.
 	ID string `json:"id"`
@@ -36,12 +46,26 @@ type Container struct {
 	// Namespace selects the tenant. It comes from the platform (the hook's
 	// arguments, which root wrote, or the orchestrator), never from the container.
 	Namespace string `json:"namespace,omitempty"`
+	// PodLabels are the pod's, as the orchestrator told them and nobody else: a tenant's
+	// choice may depend on those that the configuration trusts. nil is not told, empty
+	// is none.
+	PodLabels map[string]string `json:"podLabels,omitempty"`
+	// Runtime is who manages the container; "" is not known.
+	Runtime Runtime `json:"runtime,omitempty"`
+	// Sandbox says that this is a pod's own container, which holds its namespaces.
+	Sandbox bool `json:"sandbox,omitempty"`
+	// Late says that the container has been running already: whatever it opened before
+	// it is guarded was not scanned.
+	Late bool `json:"late,omitempty"`
 	// The rest names the container in records. Nothing is decided by it.
-	Name   string            `json:"name,omitempty"`
-	Pod    string            `json:"pod,omitempty"`
-	Image  string            `json:"image,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"`
-	// Source is who announced: "hook:createRuntime", "hook:prestart".
+	Name        string            `json:"name,omitempty"`
+	Pod         string            `json:"pod,omitempty"`
+	PodUID      string            `json:"podUID,omitempty"`
+	Image       string            `json:"image,omitempty"`       // as it was asked for
+	ImageDigest string            `json:"imageDigest,omitempty"` // of its manifest or index
+	Labels      map[string]string `json:"labels,omitempty"`      // untrusted
+	// Source is who announced: "hook:createRuntime", "hook:prestart", "nri:StartContainer",
+	// "nri:Synchronize".
 	Source string `json:"source,omitempty"`
 }
 
@@ -51,6 +75,9 @@ type Guarded struct {
 	Tenant string `json:"tenant"`           // the tenant whose policy applies
 	Exempt bool   `json:"exempt,omitempty"` // the platform exempted it: no marks
 	Marks  int    `json:"marks"`            // superblock and mount marks placed
+	// Unguarded says why the container runs without a gate, as its tenant's onUnguarded
+	// allows; "" is guarded or exempt.
+	Unguarded string `json:"unguarded,omitempty"`
 }
 
 // A Refusal is the body of every non-2xx reply of the agent.
