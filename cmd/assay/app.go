@@ -62,7 +62,7 @@ func (p *program) app() *cli.App {
 		Commands: []*cli.Command{
 			p.statusCommand(), p.doctorCommand(), p.eventsCommand(), p.explainCommand(), p.verdictsCommand(),
 			p.checkCommand(), p.scanCommand(), p.policyCommand(), p.releaseCommand(),
-			p.installCommand(), p.uninstallCommand(), p.completionCommand(), p.versionCommand(),
+			p.installCommand(), p.uninstallCommand(), p.nriLaunchCommand(), p.completionCommand(), p.versionCommand(),
 		},
 	}
 	for _, c := range app.Commands {

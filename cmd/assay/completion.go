@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/assay-project/assay/internal/audit"
 )
 
 func (p *program) completionCommand() *cli.Command {
@@ -107,7 +109,7 @@ func flagWords(name string) []string {
 	case flagDecision:
 		return decisions()
 	case flagOp:
-		return operations()
+		return audit.Operations()
 	case flagBy:
 		return verdictSections()
 	case flagOnAgentMissing:

@@ -33,17 +33,6 @@ const (
 // decisions returns the values of --decision.
 func decisions() []string { return []string{"allow", "deny"} }
 
-// Operations of records that do not tell of an opener who was answered.
-const (
-	opDirty = "dirty" // a writer
-	opScan  = "scan"  // a finding in a layer, before anybody opened it
-	// opAbsence sums up the openers who were answered while there was no agent.
-	opAbsence = "absence"
-)
-
-// operations returns the values of --op.
-func operations() []string { return []string{"open", "exec", opDirty, opScan, opAbsence} }
-
 func (p *program) eventsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "events",
@@ -56,6 +45,8 @@ A record with the operation "dirty" is no request and has no decision: somebody
 opened a file for writing that was marked clean, so its next open is scanned.
 Neither is "scan": malware in an image layer, found before anybody opened it.
 "absence" sums up a container's opens that were answered while there was no agent.
+"start" is a container that could not be guarded, and whether it may start; "late"
+one that was running before it was guarded: what it opened before was not scanned.
 
 Records overwritten or lost before they could be shown are reported on stderr.
 
@@ -70,7 +61,7 @@ Examples:
 			&cli.StringFlag{Name: flagTenant, Usage: "only records of the tenant `NAME`"},
 			&cli.StringFlag{Name: flagContainer, Usage: "only records of the container with this `NAME`, id or beginning of its id"},
 			&cli.StringFlag{Name: flagDecision, Usage: "only records with this `DECISION`: allow or deny"},
-			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec, dirty, scan or absence"},
+			&cli.StringFlag{Name: flagOp, Usage: "only records of this `OPERATION`: open, exec, dirty, scan, absence, start or late"},
 			&cli.Uint64Flag{Name: flagSince, DefaultText: "the oldest in memory", Usage: "begin at the record with sequence number `SEQ`"},
 			&cli.IntFlag{Name: flagLast, Aliases: []string{"n"}, Value: -1, DefaultText: "all", Usage: "only the last `N` of the records so far"},
 		},
@@ -90,8 +81,8 @@ func (p *program) events(c *cli.Context) error {
 	if filter.Decision != "" && !slices.Contains(decisions(), filter.Decision) {
 		return usage("use --decision allow or --decision deny", "unknown decision %q", filter.Decision)
 	}
-	if filter.Op != "" && !slices.Contains(operations(), filter.Op) {
-		return usage("use --op "+strings.Join(operations(), ", --op "), "unknown operation %q", filter.Op)
+	if filter.Op != "" && !slices.Contains(audit.Operations(), filter.Op) {
+		return usage("use --op "+strings.Join(audit.Operations(), ", --op "), "unknown operation %q", filter.Op)
 	}
 	if c.IsSet(flagLast) && c.Int(flagLast) < 0 {
 		return usage("use -n 0 for none, or leave -n out for all", "%d is no number of records", c.Int(flagLast))
@@ -196,7 +187,7 @@ func (v *eventView) line(r *audit.Record) string {
 		printable(r.Tenant), printable(cmp.Or(r.Container.Name, shortID(r.Container.ID), "-")),
 		eventReason(r), printable(r.Path))
 	why := explain(r.Scanners, r.Detail)
-	if why == "" && r.Op == opDirty {
+	if why == "" && r.Op == audit.OpDirty {
 		why = "opened for writing: no longer marked clean"
 	}
 	if why != "" {
@@ -208,8 +199,10 @@ func (v *eventView) line(r *audit.Record) string {
 // eventStyle returns the colour of a record's decision.
 func eventStyle(r *audit.Record) style {
 	switch {
-	case r.Op == opDirty:
+	case r.Op == audit.OpDirty:
 		return plain
+	case r.Op == audit.OpLate:
+		return yellow
 	case r.Decision != "allow":
 		return red
 	case r.Reason.Unscanned():
@@ -222,7 +215,7 @@ func eventStyle(r *audit.Record) style {
 // eventReason returns why a record has its decision; one that decides nothing
 // has no reason.
 func eventReason(r *audit.Record) string {
-	if r.Op == opDirty {
+	if r.Op == audit.OpDirty {
 		return "-"
 	}
 	return r.Reason.String()

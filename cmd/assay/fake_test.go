@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os/exec"
 	"time"
@@ -148,6 +150,12 @@ func (b *fakeBackend) Ahead(_ context.Context, paused bool) (api.AheadStatus, er
 func (b *fakeBackend) Release(_ context.Context, container string) (api.Released, error) {
 	c, err := api.FindContainer([]api.ContainerStatus{{ID: "3f2a9b1c8d7e6f5a4b3c2d1e0f", Name: "web"}}, container)
 	return api.Released{ID: c.ID, Name: c.Name, Tenant: "payments", PID: 77}, err
+}
+
+// ServeNRI sends a greeting over the connection that was handed over.
+func (b *fakeBackend) ServeNRI(_ context.Context, conn net.Conn) error {
+	_, err := io.WriteString(conn, "from the agent\n")
+	return errors.Join(err, conn.Close())
 }
 
 // aheadStatus is a scan of layers that is half done.

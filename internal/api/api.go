@@ -7,6 +7,7 @@ package api
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"github.com/assay-project/assay/internal/announce"
@@ -25,6 +26,9 @@ const (
 	PathExplain  = "/v1/explain"  // GET ?container=NAME&path=PATH -> Explanation
 	PathScan     = "/v1/scan"     // POST ScanRequest -> ScanLine, one a line
 	PathAhead    = "/v1/ahead"    // POST {"paused":true} -> AheadStatus
+	// PathNRI takes a connection to a container runtime, with the descriptor, on which the
+	// agent's NRI plugin is served from then on. The reply comes when that has ended.
+	PathNRI = "/v1/nri"
 	// DELETE of announce.Path + "/" + NAME -> Released.
 )
 
@@ -61,6 +65,9 @@ type Backend interface {
 	// Release ends the guard of a container, which goes on unguarded. The container
 	// is what an operator calls it: see [FindContainer].
 	Release(ctx context.Context, container string) (Released, error)
+	// ServeNRI serves the NRI plugin on a connection to a container runtime, which is
+	// the backend's from now on, until that ends or ctx does.
+	ServeNRI(ctx context.Context, conn net.Conn) error
 }
 
 // A CheckResult is the verdict on a descriptor that a client passed in.

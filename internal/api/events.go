@@ -22,7 +22,7 @@ type EventFilter struct {
 	Tenant    string // "" is any
 	Container string // an id, the start of one, or a name; "" is any
 	Decision  string // allow, deny; "" is both, and records without a decision
-	Op        string // open, exec, dirty, scan, absence; "" is any
+	Op        string // one of audit.Operations; "" is any
 }
 
 // values encodes the filter as parameters of [PathEvents].
@@ -74,14 +74,11 @@ func parseFilter(r *http.Request) (EventFilter, error) {
 	if d := f.Decision; d != "" && d != "allow" && d != "deny" {
 		return EventFilter{}, refusef(http.StatusBadRequest, "use allow or deny", "parameter decision=%q", d)
 	}
-	if op := f.Op; op != "" && !slices.Contains(operations(), op) {
-		return EventFilter{}, refusef(http.StatusBadRequest, "use "+strings.Join(operations(), ", "), "parameter op=%q", op)
+	if op := f.Op; op != "" && !slices.Contains(audit.Operations(), op) {
+		return EventFilter{}, refusef(http.StatusBadRequest, "use "+strings.Join(audit.Operations(), ", "), "parameter op=%q", op)
 	}
 	return f, nil
 }
-
-// operations are the values of the parameter op.
-func operations() []string { return []string{"open", "exec", "dirty", "scan", "absence"} }
 
 // match reports whether the client wants a record.
 func (f EventFilter) match(r *audit.Record) bool {

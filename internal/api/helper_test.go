@@ -35,6 +35,7 @@ type fakeBackend struct {
 	scan     func(context.Context, ScanRequest, func(ScanLine) error) (ScanTotals, error)
 	ahead    func(paused bool) (AheadStatus, error)
 	release  func(container string) (Released, error)
+	nri      func(context.Context, net.Conn) error
 }
 
 func (b *fakeBackend) Announce(ctx context.Context, c announce.Container) (announce.Guarded, error) {
@@ -63,6 +64,8 @@ func (b *fakeBackend) Ahead(_ context.Context, paused bool) (AheadStatus, error)
 func (b *fakeBackend) Release(_ context.Context, container string) (Released, error) {
 	return b.release(container)
 }
+
+func (b *fakeBackend) ServeNRI(ctx context.Context, conn net.Conn) error { return b.nri(ctx, conn) }
 
 // newBackend returns a backend that keeps 8 records.
 func newBackend(t *testing.T) *fakeBackend {

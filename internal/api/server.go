@@ -61,6 +61,7 @@ func NewServer(backend Backend, logger *slog.Logger) *Server {
 		PathExplain:   {http.MethodGet, s.explain},
 		PathScan:      {http.MethodPost, s.scan},
 		PathAhead:     {http.MethodPost, s.ahead},
+		PathNRI:       {http.MethodPost, s.nri},
 	}
 	s.http = &http.Server{
 		Handler:                      s,

@@ -77,7 +77,7 @@ func TestRefusals(t *testing.T) {
 		{"bad since", get("/v1/events?since=-1"), 400, "since"},
 		{"bad follow", get("/v1/events?follow=maybe"), 400, "follow"},
 		{"bad decision", get("/v1/events?decision=maybe"), 400, "allow or deny"},
-		{"bad op", get("/v1/events?op=close"), 400, "open, exec, dirty, scan, absence"},
+		{"bad op", get("/v1/events?op=close"), 400, "open, exec, dirty, scan, absence, start, late"},
 		{"bad query", get("/v1/events?%zz"), 400, "parameters"},
 	}
 	for _, tt := range tests {

@@ -14,7 +14,7 @@ type Record struct {
 	Seq       uint64    `json:"seq"` // ascending by one, over restarts too; a gap means lost records
 	Tenant    string    `json:"tenant"`
 	Container Container `json:"container"`
-	Op        string    `json:"op"`   // open, exec; dirty, scan and absence are no openers, and the first two have no decision
+	Op        string    `json:"op"`   // see Operations
 	Path      string    `json:"path"` // as the opener sees it; untrusted
 	PID       int       `json:"pid"`  // in the agent's pid namespace
 	Exe       string    `json:"exe"`  // of the opener; untrusted
@@ -35,7 +35,10 @@ type Container struct {
 	Name      string `json:"name,omitempty"`
 	Pod       string `json:"pod,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
-	Image     string `json:"image,omitempty"`
+	Image     string `json:"image,omitempty"` // as it was asked for
+	// ImageDigest is that of the image's manifest or index.
+	ImageDigest string            `json:"imageDigest,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"` // of the pod, as far as records.labels names them
 }
 
 // A File names the file of a record.
@@ -79,6 +82,8 @@ const (
 	ReasonStopping                  // the container is being released or the agent is stopping: onError
 	ReasonDirty                     // no decision: a file that was known to be clean is being written to
 	ReasonAgentGone                 // there was no agent, or it ended before it answered: onAgentGone
+	ReasonUnguarded                 // a container that cannot be guarded: onUnguarded says whether it starts
+	ReasonLate                      // no decision: a container was running before it was guarded
 	NumReasons                      // number of reasons; not a reason
 )
 
@@ -87,6 +92,7 @@ func reasonNames() [NumReasons]string {
 	return [NumReasons]string{
 		"clean", "malicious", "exec-pair", "not-regular", "not-selected", "audit-mode",
 		"error", "timeout", "overload", "unscannable", "too-large", "self", "open-failed", "stopping", "dirty", "agent-gone",
+		"unguarded", "late",
 	}
 }
 
@@ -107,7 +113,7 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 func (r Reason) Unscanned() bool {
 	switch r {
 	case ReasonAuditMode, ReasonError, ReasonTimeout, ReasonOverload, ReasonUnscannable,
-		ReasonTooLarge, ReasonSelf, ReasonStopping, ReasonAgentGone:
+		ReasonTooLarge, ReasonSelf, ReasonStopping, ReasonAgentGone, ReasonUnguarded:
 		return true
 	default:
 		return false
