@@ -73,6 +73,11 @@ func (b *fakeBackend) Status(context.Context) api.Status {
 		Descriptors: api.DescriptorsStatus{Limit: 1024, Open: 77, Shares: []api.DescriptorShare{
 			{Kind: "reading", Max: 8}, {Kind: "held", Max: 512, Used: new(5)}, {Kind: "marks", Max: 160, Used: new(7)},
 		}},
+		NRI: api.NRIStatus{
+			Mode: api.NRIAuto, Connected: true, Since: time.Now().Add(-3 * time.Hour), Connection: "external",
+			Runtime: "containerd", RuntimeVersion: "v2.2.9", NRIVersion: "0.11.0", Connections: 1,
+			Running: api.NRIProgress{Containers: 12, Guarded: 11, Failed: 1}, Hooked: 40,
+		},
 		Keeper: api.KeeperStatus{
 			Backend: api.KeeperProcess, Socket: "/run/assay/keeper.sock", PID: 77, Version: "1.2.3", Since: started,
 			Entries: []api.KeptEntry{{Key: "3f2a9b1c8d7e6f5a4b3c2d1e0f@1", Grace: 30_000_000, Fallback: "deny", Leases: 7, Pending: 1}},

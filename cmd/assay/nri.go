@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,7 +33,11 @@ then starts it before its first container, with a connection in ` + api.NRIVaria
 which goes to the agent. It ends when that connection does.
 
 If there is no agent within --wait, it ends with 3. The runtime then goes on
-without the plugin, and the agent connects by itself when it is there.`,
+without the plugin, and the agent connects by itself when it is there.
+
+Examples:
+  assay nri-launch --help
+  exec assay nri-launch --socket /run/assay/agent.sock    in /opt/nri/plugins/10-assay`,
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: flagWait, Value: 3 * time.Second, Usage: "wait `TIME` for an agent that is not there; the runtime waits 5s by default for all of this"},
 		},
@@ -91,4 +97,47 @@ func handToAgent(ctx context.Context, agent *api.Client, conn *os.File, until ti
 // nobodyListens reports whether nothing was sent, because there is no agent.
 func nobodyListens(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
+}
+
+// nriSummary is the connection to the container runtime in a line.
+func (p *program) nriSummary(n *api.NRIStatus) cell {
+	if n.Mode == api.NRIOff {
+		return cell{text: "NRI off"}
+	}
+	line := cell{}
+	var parts []string
+	if n.Connected {
+		parts = append(parts, fmt.Sprintf("%s %s, NRI %s, %s, for %s", n.Runtime, n.RuntimeVersion, n.NRIVersion, n.Connection, p.since(n.Since)))
+	} else {
+		parts = append(parts, "not connected to NRI")
+		if n.Error != "" {
+			parts = append(parts, n.Error)
+		}
+		if n.Mode == api.NRIOn || n.Connections > 0 {
+			line.style = red
+		}
+	}
+	for _, c := range []struct {
+		count uint64
+		what  string
+		style style
+	}{
+		{uint64(n.Running.Containers), "ran before", plain},             //nolint:gosec // a count
+		{uint64(n.Running.UnderWay), "of them not guarded yet", yellow}, //nolint:gosec // a count
+		{uint64(n.Running.Failed), "of them run unguarded", red},        //nolint:gosec // a count
+		{n.Hooked, "got the hook", plain},
+		{n.Refused, "refused", plain},
+		{n.Open, "started unguarded", red},
+		{n.Panics, "panics caught", red},
+	} {
+		if c.count == 0 {
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", c.count, c.what))
+		if c.style != plain {
+			line.style = c.style
+		}
+	}
+	line.text = strings.Join(parts, ", ")
+	return line
 }

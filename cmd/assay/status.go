@@ -107,6 +107,7 @@ func (p *program) agentTable(st *api.Status) *table {
 	t.add("Descriptors", descriptorsSummary(&st.Descriptors))
 	t.add("Scans ahead", p.aheadSummary(&st.Ahead))
 	t.add("Keeper", p.keeperSummary(st))
+	t.add("Runtime", p.nriSummary(&st.NRI))
 	if st.TakeOver != nil {
 		t.add("Take-over", p.takeOverSummary(st.TakeOver))
 	}

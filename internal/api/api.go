@@ -107,6 +107,7 @@ type Status struct {
 	Descriptors DescriptorsStatus `json:"descriptors"`
 	Ahead       AheadStatus       `json:"ahead"`
 	Keeper      KeeperStatus      `json:"keeper"`
+	NRI         NRIStatus         `json:"nri"`
 	TakeOver    *TakeOverStatus   `json:"takeOver,omitempty"` // the last one, if there was one
 }
 

@@ -49,6 +49,9 @@ type TakeOverStatus struct {
 }
 
 func fillKeeper(st *Status) {
+	if st.NRI.Mode == "" {
+		st.NRI.Mode = NRIOff
+	}
 	if st.Keeper.Backend == "" {
 		st.Keeper.Backend = KeeperOff
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,6 +53,46 @@ func passedConn(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
 		err = errors.Join(unix.EAFNOSUPPORT, conn.Close())
 	}
 	return nil, refusef(http.StatusBadRequest, "send the descriptor that "+NRIVariable+" names", "the descriptor is not of a connected unix socket: %v", err)
+}
+
+// The values of [NRIStatus.Mode], as in the configuration.
+const (
+	NRIAuto = "auto"
+	NRIOn   = "on"
+	NRIOff  = "off"
+)
+
+// NRIStatus is the plugin by which a container runtime tells of containers.
+type NRIStatus struct {
+	Mode      string    `json:"mode"`             // auto, on, off
+	Socket    string    `json:"socket,omitempty"` // of the runtime
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"` // when connected last changed
+	// Connection is who made the last connection, external: the agent; pre-installed: the
+	// runtime. The next three are what the runtime said on it.
+	Connection     string `json:"connection,omitempty"`
+	Runtime        string `json:"runtime,omitempty"`
+	RuntimeVersion string `json:"runtimeVersion,omitempty"`
+	NRIVersion     string `json:"nriVersion,omitempty"`
+	Connections    uint64 `json:"connections"`     // so far
+	Error          string `json:"error,omitempty"` // why there is none, or why the one before ended
+	// Running is about the containers that ran when the agent connected.
+	Running NRIProgress `json:"running"`
+	Hooked  uint64      `json:"hooked"`  // containers that got the hook
+	Refused uint64      `json:"refused"` // containers that were kept from starting
+	Open    uint64      `json:"open"`    // containers that started unguarded
+	Exempt  uint64      `json:"exempt"`  // containers that started and are exempt
+	Panics  uint64      `json:"panics"`  // defects of the agent that were caught
+}
+
+// NRIProgress is how far the guarding of containers that ran before has come.
+type NRIProgress struct {
+	Containers int    `json:"containers"` // all of them
+	Guarded    int    `json:"guarded"`    // or exempt
+	UnderWay   int    `json:"underWay"`
+	Gone       int    `json:"gone"`   // ended meanwhile
+	Failed     int    `json:"failed"` // run unguarded
+	Error      string `json:"error,omitempty"`
 }
 
 // NRIVariable is the environment variable with which a runtime names its connection's

@@ -18,9 +18,6 @@ import (
 // aheadDeadline bounds the scan of one file for which nobody waits.
 const aheadDeadline = time.Minute
 
-// opScan is the operation of a record that tells of a file which nobody has opened.
-const opScan = "scan"
-
 // An aheadKey tells layers to be scanned apart: a scan is done for the layer under a
 // policy, and again for a generation.
 type aheadKey struct {
@@ -272,7 +269,7 @@ func (t *layerTree) tell(f *scanner.File, r scanner.Result, result ahead.Result)
 	}
 	t.guard.log.Warn("malware in an image layer, before anybody has opened it", "layer", t.digest, "path", f.Path, "signature", r.Verdict.Signature)
 	t.guard.records.Append(audit.Record{
-		Time: time.Now(), Tenant: f.Tenant, Op: opScan, Path: f.Path,
+		Time: time.Now(), Tenant: f.Tenant, Op: audit.OpScan, Path: f.Path,
 		File: audit.File{Layer: t.digest, Size: f.Size, Pristine: true}, Verdict: r.Verdict.Outcome.String(), Mark: r.Verdict.Mark,
 		Source: sourceScan, Reason: audit.ReasonMalicious, Scanners: ScannerRecords(r.Reports),
 	})

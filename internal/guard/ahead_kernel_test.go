@@ -36,7 +36,7 @@ func TestKernelAhead(t *testing.T) {
 	all := sharing(t, 2, samples())
 	r.announced(t, all[0])
 	r.idle(t)
-	if rec := r.next(t); rec.Op != opScan || rec.Decision != "" || rec.Verdict != "malicious" || rec.Path != "/bad" && rec.Path != "bad" {
+	if rec := r.next(t); rec.Op != audit.OpScan || rec.Decision != "" || rec.Verdict != "malicious" || rec.Path != "/bad" && rec.Path != "bad" {
 		t.Errorf("the record is %+v", rec)
 	}
 	scans := fake.Calls()

@@ -37,13 +37,32 @@ func refuse(status int, cause error, remedy, format string, args ...any) error {
 	return &refusal{announce.Refusal{Message: message, Remedy: remedy}, status, cause}
 }
 
-// Announce guards a container. When it returns nil, every mark is in place and
-// the container may run. Announcing the same container again returns the same.
+// Announce guards a container. When it returns nil, every mark is in place, or the
+// container is exempt, or it cannot be guarded and its tenant lets it start all the
+// same; so it may run. Announcing the same container again returns the same.
 func (g *Guard) Announce(ctx context.Context, a announce.Container) (announce.Guarded, error) {
-	if err := a.Validate(); err != nil {
-		return announce.Guarded{}, refuse(http.StatusBadRequest, err, "report this as a defect of the hook", "the announcement is not usable")
+	if g.opts.Complete != nil {
+		if err := g.opts.Complete(ctx, &a); err != nil {
+			return announce.Guarded{}, g.unknown(&a, err)
+		}
 	}
-	known, err := g.reserve(a)
+	if g.exempts(&a) {
+		g.log.Info("container exempt", "container", a.ID, "namespace", a.Namespace)
+		return announce.Guarded{ID: a.ID, Exempt: true}, nil
+	}
+	guarded, err := g.announce(ctx, a)
+	if err != nil {
+		return g.unguarded(&a, err)
+	}
+	return guarded, nil
+}
+
+// announce guards a container that is not exempt.
+func (g *Guard) announce(ctx context.Context, a announce.Container) (announce.Guarded, error) {
+	if err := a.Validate(); err != nil {
+		return announce.Guarded{}, refuse(http.StatusBadRequest, err, "report this as a defect of whoever announced it", "the announcement is not usable")
+	}
+	known, err := g.reserve(ctx, a)
 	if err != nil || known != nil {
 		return reply(known), err
 	}
@@ -53,9 +72,9 @@ func (g *Guard) Announce(ctx context.Context, a announce.Container) (announce.Gu
 		return announce.Guarded{}, gone(a, err)
 	}
 	c, err := g.admit(a, proc)
-	if err != nil || c == nil {
+	if err != nil {
 		proc.close()
-		return announce.Guarded{ID: a.ID, Exempt: err == nil}, err
+		return announce.Guarded{}, err
 	}
 	if err := g.guard(ctx, c); err != nil {
 		c.dismantle()
@@ -64,41 +83,58 @@ func (g *Guard) Announce(ctx context.Context, a announce.Container) (announce.Gu
 	return reply(c), nil
 }
 
-// reserve keeps a container's id while it is being announced. It returns the
-// container if it is guarded already.
-func (g *Guard) reserve(a announce.Container) (*container, error) {
+// reserve keeps a container's id while it is being announced, once whoever announces
+// it at the same time is done. It returns the container if it is guarded already.
+func (g *Guard) reserve(ctx context.Context, a announce.Container) (*container, error) {
+	for {
+		c, before, err := g.tryReserve(a)
+		if before == nil {
+			return c, err
+		}
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, refuse(http.StatusConflict, ctx.Err(), "look at the agent's log for what the first one waits for",
+				"container %s is being announced by somebody else at this moment", a.ID)
+		}
+	}
+}
+
+// tryReserve is reserve, but for the wait: before ends when another announcement does.
+func (g *Guard) tryReserve(a announce.Container) (c *container, before <-chan struct{}, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopping.Load() {
-		return nil, refuseStopping()
+		return nil, nil, refuseStopping()
 	}
-	if g.joining[a.ID] {
-		return nil, refuse(http.StatusConflict, nil, "wait for the first announcement", "container %s is being announced by somebody else at this moment", a.ID)
+	if first := g.joining[a.ID]; first != nil {
+		return nil, first, nil
 	}
 	if c := g.containers[a.ID]; c != nil {
 		if c.proc.alive() == nil {
 			if c.info.PID == a.PID {
-				return c, nil
+				return c, nil, nil
 			}
-			return nil, refuse(http.StatusConflict, nil, "stop the other container first, or give this one another id",
+			return nil, nil, refuse(http.StatusConflict, nil, "stop the other container first, or give this one another id",
 				"container id %s belongs to a guarded container with pid %d", a.ID, c.info.PID)
 		}
 		// It has exited, but its release is not through yet.
 		delete(g.containers, a.ID)
 		g.follow.Go(c.dismantle)
 	}
-	g.joining[a.ID] = true
-	return nil, nil //nolint:nilnil // not guarded yet is not an error
+	g.joining[a.ID] = make(chan struct{})
+	return nil, nil, nil
 }
 
 func (g *Guard) unreserve(id string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	close(g.joining[id])
 	delete(g.joining, id)
 }
 
 // admit checks that the announced process is that of a container which nobody
-// else has announced. It returns nil for a container that the platform exempts.
+// else has announced.
 func (g *Guard) admit(a announce.Container, proc *process) (*container, error) {
 	ns, err := mountNamespace(proc.proc(""))
 	if err != nil {
@@ -116,10 +152,6 @@ func (g *Guard) admit(a announce.Container, proc *process) (*container, error) {
 	defer g.mu.Unlock()
 	if err := g.foreign(a, ns); err != nil {
 		return nil, err
-	}
-	if g.config.Exempts(a.Namespace) {
-		g.log.Info("container exempt", "container", a.ID, "namespace", a.Namespace)
-		return nil, nil //nolint:nilnil // exempt is not an error
 	}
 	c := &container{guard: g, info: a, since: time.Now(), proc: proc, mntns: ns}
 	c.key = fmt.Sprintf("%s@%d", a.ID, c.since.UnixNano())
@@ -153,7 +185,10 @@ func (g *Guard) guard(ctx context.Context, c *container) error {
 	}
 	c.keep()
 	g.anticipate(c)
-	g.log.Info("container guarded", "container", c.info.ID, "tenant", t.name, "pid", c.info.PID, "marks", c.marks())
+	g.log.Info("container guarded", "container", c.info.ID, "tenant", t.name, "pid", c.info.PID, "marks", c.marks(), "by", c.info.Source)
+	if c.info.Late {
+		c.late()
+	}
 	return nil
 }
 

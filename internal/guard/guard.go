@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/internal/ahead"
+	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/tenant"
@@ -40,6 +41,10 @@ type Options struct {
 	Memory *Memory
 	// Keeper keeps containers guarded while this process is away; nil is none.
 	Keeper Keeper
+	// Complete adds what the runtime knows of an announced container and its announcement
+	// lacks. An error says that something is unknown which decides whose container it is:
+	// it does not start. nil adds nothing.
+	Complete func(context.Context, *announce.Container) error
 }
 
 // A Guard guards containers.
@@ -64,8 +69,8 @@ type Guard struct {
 	config     *tenant.Config
 	pools      map[string]*pool // every tenant there ever was
 	containers map[string]*container
-	joining    map[string]bool // ids being announced
-	classes    verdict.Class   // policies so far
+	joining    map[string]chan struct{} // ids being announced; closed when that is over
+	classes    verdict.Class            // policies so far
 }
 
 // New returns a Guard under cfg with its scanners, by name.
@@ -81,7 +86,7 @@ func New(o Options, cfg *tenant.Config, scanners map[string]scanner.Named) *Guar
 	}
 	g := &Guard{
 		opts: o, readers: o.Readers, records: o.Records, log: o.Logger, memory: o.Memory, keeper: o.Keeper, newGroup: fanotify.NewGroup,
-		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]bool{}, held: held{idle: make(chan struct{}, 1)},
+		pools: map[string]*pool{}, containers: map[string]*container{}, joining: map[string]chan struct{}{}, held: held{idle: make(chan struct{}, 1)},
 	}
 	if g.memory != nil {
 		g.marks = newMarks(g.memory, g.lacking)

@@ -210,7 +210,7 @@ func (c *container) absent(d fanotify.Decision, byKeeper, settled uint64) {
 	t.counters.AddMany(deny, audit.ReasonAgentGone, n)
 	c.counters.AddMany(deny, audit.ReasonAgentGone, n)
 	c.guard.records.Append(audit.Record{
-		Time: time.Now(), Tenant: t.name, Container: c.named(), Op: opAbsence,
+		Time: time.Now(), Tenant: t.name, Container: c.named(), Op: audit.OpAbsence,
 		Decision: d.String(), Source: sourcePolicy, Reason: audit.ReasonAgentGone,
 		Detail: fmt.Sprintf("%d opens were answered without an agent: %d by the keeper, %d that the last agent had in hand", n, byKeeper, settled),
 	})

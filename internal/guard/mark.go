@@ -159,7 +159,7 @@ func (m *mark) Ended() {
 	m.marks.mu.Unlock()
 	m.marks.broken.Add(1)
 	m.c.guard.records.Append(audit.Record{
-		Time: time.Now(), Tenant: m.pool.name, Container: m.c.named(), Op: opDirty, Path: m.path,
+		Time: time.Now(), Tenant: m.pool.name, Container: m.c.named(), Op: audit.OpDirty, Path: m.path,
 		File:   audit.File{Identity: m.id.String(), Pristine: m.pristine, Layer: m.digest()},
 		Source: sourceKernel, Reason: audit.ReasonDirty, Detail: "a writer opened a file that was known to be clean",
 	})

@@ -198,7 +198,7 @@ func TestKernelMarked(t *testing.T) {
 	}
 	var dirty int
 	for r.sub.Behind() > 0 {
-		if rec := r.next(t); rec.Op == opDirty {
+		if rec := r.next(t); rec.Op == audit.OpDirty {
 			dirty++
 			if rec.Reason != audit.ReasonDirty || rec.Decision != "" || !rec.File.Pristine || rec.Path == "" {
 				t.Errorf("the record is %+v", rec)

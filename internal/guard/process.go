@@ -98,6 +98,23 @@ func (p *process) started() (uint64, error) {
 	return ticks, nil
 }
 
+// userHZ is how many of the kernel's ticks a second has where it tells users of them
+// (USER_HZ; 100 on every architecture that Go runs on).
+const userHZ = 100
+
+// age returns for how long the process has been there.
+func (p *process) age() (time.Duration, error) {
+	ticks, err := p.started()
+	if err != nil {
+		return 0, err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fmt.Errorf("time since boot: %w", err)
+	}
+	return time.Duration(now.Nano()) - time.Duration(ticks)*time.Second/userHZ, nil //nolint:gosec // since boot
+}
+
 // isIn reports whether the process lives in the mount namespace ns. A process
 // that is ending leaves its namespace before its pidfd tells of its exit, and the
 // kernel may give the namespace's number to the next one.

@@ -23,12 +23,6 @@ const (
 	sourcePolicy    = "policy"    // the tenant's policy, without a verdict
 )
 
-// opDirty is the operation of a record that tells of a writer, and of no decision.
-const opDirty = "dirty"
-
-// opAbsence is the operation of a record that tells of openers without an agent.
-const opAbsence = "absence"
-
 // A subject is who opens what, for records. All of it but pid is untrusted.
 type subject struct {
 	path string
@@ -73,11 +67,28 @@ func tgid(tid int) int {
 }
 
 // named is how records name the container.
-func (c *container) named() audit.Container {
-	return audit.Container{
-		ID: c.info.ID, Name: c.info.Name, Pod: c.info.Pod,
-		Namespace: c.info.Namespace, Image: c.info.Image,
+func (c *container) named() audit.Container { return c.guard.named(&c.info) }
+
+// named is how records name an announced container: with the labels that the
+// configuration chooses, of the pod if they are known.
+func (g *Guard) named(a *announce.Container) audit.Container {
+	n := audit.Container{
+		ID: a.ID, Name: a.Name, Pod: a.Pod, Namespace: a.Namespace, Image: a.Image, ImageDigest: a.ImageDigest,
 	}
+	for _, key := range *g.recordLabels.Load() {
+		value, ok := a.PodLabels[key]
+		if !ok {
+			value, ok = a.Labels[key]
+		}
+		if !ok {
+			continue
+		}
+		if n.Labels == nil {
+			n.Labels = map[string]string{}
+		}
+		n.Labels[key] = value
+	}
+	return n
 }
 
 // record describes an answered event.

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/assay-project/assay/internal/announce"
+	"github.com/assay-project/assay/internal/api"
+	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/nri"
+)
+
+// hookProgram is the hook's name beside the agent's program.
+const hookProgram = "assay-hook"
+
+// guarding is the agent as the NRI plugin sees it.
+type guarding struct{ *agent }
+
+// Policy implements [nri.Agent].
+func (g guarding) Policy(c announce.Container) nri.Policy { return nri.Policy(g.guard.StartPolicy(&c)) }
+
+// Release implements [nri.Agent].
+func (g guarding) Release(id, why string) bool { return g.guard.Release(id, why) }
+
+// newPlugin returns the NRI plugin, nil if it is off.
+func (a *agent) newPlugin() *nri.Plugin {
+	cfg := a.config.NRI
+	if cfg.Mode == tenant.NRIOff {
+		return nil
+	}
+	return nri.New(nri.Options{
+		Agent: guarding{a}, Socket: cfg.Socket, Index: cfg.Index, Expected: cfg.Mode == tenant.NRIOn,
+		Hook:   []string{hookPath(cfg.Hook), "--socket", a.config.Socket, "--runtime", string(announce.Containerd)},
+		Logger: a.log,
+	})
+}
+
+// hookPath is the hook program as the runtime sees it.
+func hookPath(configured string) string {
+	if configured != "" {
+		return configured
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return "" // containers that must not run unguarded are refused, with this for a reason
+	}
+	return filepath.Join(filepath.Dir(own), hookProgram)
+}
+
+// ServeNRI serves the plugin on a connection that the runtime made.
+func (a *agent) ServeNRI(ctx context.Context, conn net.Conn) error {
+	if a.plugin == nil {
+		return errors.Join(refused(http.StatusConflict, errors.New("the agent has no NRI plugin"), "set nri.mode to auto or on"), conn.Close())
+	}
+	// The request is the launcher's life: with it the runtime has gone.
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	return a.plugin.Serve(a.ctx, conn) //nolint:contextcheck // what the connection has begun outlasts it
+}
+
+// complete adds what the runtime's plugin or containerd know of a container and its
+// announcement lacks.
+func (a *agent) complete(ctx context.Context, c *announce.Container) error {
+	if a.plugin != nil {
+		if known, ok := a.plugin.Known(c.ID); ok {
+			fill(c, &known)
+		}
+	}
+	if c.Runtime != announce.Containerd || c.PodLabels != nil && c.ImageDigest != "" {
+		return nil
+	}
+	d, err := a.containerd.Describe(ctx, c.ID)
+	if err == nil {
+		fill(c, &d)
+		return nil
+	}
+	a.mu.Lock()
+	asks := a.config.AsksPodLabels()
+	a.mu.Unlock()
+	if c.PodLabels == nil && asks {
+		return fmt.Errorf("the configuration selects tenants by pod labels, and these are not known: %w", err)
+	}
+	a.log.Debug("containerd does not tell of a container; records lack what it knows", "container", c.ID, "error", err)
+	return nil
+}
+
+// fill gives c what it lacks of known.
+func fill(c, known *announce.Container) {
+	for _, f := range []struct{ to, from *string }{
+		{&c.Namespace, &known.Namespace}, {&c.Name, &known.Name}, {&c.Pod, &known.Pod}, {&c.PodUID, &known.PodUID},
+		{&c.Image, &known.Image}, {&c.ImageDigest, &known.ImageDigest},
+	} {
+		if *f.to == "" {
+			*f.to = *f.from
+		}
+	}
+	if c.PodLabels == nil {
+		c.PodLabels = known.PodLabels
+	}
+	if c.Runtime == "" {
+		c.Runtime = known.Runtime
+	}
+}
+
+// nriStatus describes the connection to the runtime.
+func (a *agent) nriStatus(cfg tenant.NRI) api.NRIStatus {
+	st := api.NRIStatus{Mode: string(cfg.Mode), Socket: cfg.Socket}
+	if a.plugin == nil {
+		return st
+	}
+	p := a.plugin.Status()
+	st.Connected, st.Since, st.Connection = p.Connected, p.Since, string(p.Mode)
+	st.Runtime, st.RuntimeVersion, st.NRIVersion = p.Runtime, p.RuntimeVersion, p.NRIVersion
+	st.Connections, st.Error = p.Connections, p.LastError
+	st.Hooked, st.Refused, st.Open, st.Exempt, st.Panics = p.Hooked, p.Refused, p.Open, p.Exempt, p.Panics
+	r := p.Synchronized
+	st.Running = api.NRIProgress{
+		Containers: r.Containers, Guarded: r.Guarded, UnderWay: r.UnderWay, Gone: r.Gone, Failed: r.Failed, Error: r.LastError,
+	}
+	return st
+}
+
+// nriProblems are what is wrong with the connection to the runtime.
+func nriProblems(n *api.NRIStatus) []string {
+	var problems []string
+	// Without a connection so far there may be no runtime, unless the configuration expects one.
+	if !n.Connected && (n.Mode == api.NRIOn || n.Connections > 0) {
+		problems = append(problems, "no container runtime is connected (NRI), so that containers start by the hook alone, or unguarded: "+n.Error)
+	}
+	if n.Running.Failed > 0 {
+		problems = append(problems, fmt.Sprintf("%d containers that ran before the agent run unguarded: %s (restart them)", n.Running.Failed, n.Running.Error))
+	}
+	if n.Panics > 0 {
+		problems = append(problems, fmt.Sprintf("the NRI plugin met %d defects of the agent (please report them, with the log)", n.Panics))
+	}
+	return problems
+}
