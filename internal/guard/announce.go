@@ -117,14 +117,14 @@ func (g *Guard) admit(a announce.Container, proc *process) (*container, error) {
 	if err := g.foreign(a, ns); err != nil {
 		return nil, err
 	}
-	if g.config.Exempts(a.Namespace) {
+	if g.config.Exempts(g.subject(&a)) {
 		g.log.Info("container exempt", "container", a.ID, "namespace", a.Namespace)
 		return nil, nil //nolint:nilnil // exempt is not an error
 	}
 	c := &container{guard: g, info: a, since: time.Now(), proc: proc, mntns: ns}
 	c.key = fmt.Sprintf("%s@%d", a.ID, c.since.UnixNano())
 	c.ctx, c.cancel = context.WithCancelCause(context.Background()) // its life, not the announcement's
-	c.pool.Store(g.pools[g.config.TenantFor(a.Namespace).Name])
+	c.pool.Store(g.pools[g.config.TenantFor(g.subject(&a)).Name])
 	return c, nil
 }
 
