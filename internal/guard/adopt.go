@@ -151,10 +151,10 @@ func (t *takeOver) container(e *keeper.Entry) (*container, error) {
 func (g *Guard) admitted(c *container) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.config.Exempts(c.info.Namespace) {
+	if g.config.Exempts(g.subject(&c.info)) {
 		return false
 	}
-	c.pool.Store(g.pools[g.config.TenantFor(c.info.Namespace).Name])
+	g.assign(c)
 	return true
 }
 

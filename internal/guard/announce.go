@@ -156,7 +156,7 @@ func (g *Guard) admit(a announce.Container, proc *process) (*container, error) {
 	c := &container{guard: g, info: a, since: time.Now(), proc: proc, mntns: ns}
 	c.key = fmt.Sprintf("%s@%d", a.ID, c.since.UnixNano())
 	c.ctx, c.cancel = context.WithCancelCause(context.Background()) // its life, not the announcement's
-	c.pool.Store(g.pools[g.config.TenantFor(a.Namespace).Name])
+	g.assign(c)
 	return c, nil
 }
 

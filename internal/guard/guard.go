@@ -159,7 +159,13 @@ func (g *Guard) install(cfg *tenant.Config, scanners map[string]scanner.Named) (
 // assign gives a container to the tenant of the configuration in force. The
 // caller holds g.mu.
 func (g *Guard) assign(c *container) {
-	c.pool.Store(g.pools[g.config.TenantFor(c.info.Namespace).Name])
+	c.pool.Store(g.pools[g.config.TenantFor(g.subject(&c.info)).Name])
+}
+
+// subject is what of an announcement may decide whose container it is. The caller
+// holds g.mu.
+func (g *Guard) subject(a *announce.Container) tenant.Subject {
+	return g.config.Subject(a.Namespace, a.PodLabels)
 }
 
 // renew asks the kernel for events of a guarded container that its policy wants
@@ -346,7 +352,7 @@ func (g *Guard) pool(name string) *pool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if name == "" {
-		name = g.config.TenantFor("").Name
+		name = g.config.TenantFor(tenant.Subject{}).Name
 	}
 	return g.pools[name]
 }

@@ -23,6 +23,11 @@ const (
 	defaultGrace            = 30 * time.Second
 	keeperSocket            = "keeper.sock"
 	defaultDeadline         = 5 * time.Second
+	defaultContainerd       = "/run/containerd/containerd.sock"
+	// defaultContainerdNamespace is where containerd's Kubernetes service keeps its containers.
+	defaultContainerdNamespace = "k8s.io"
+	defaultNRI                 = "/var/run/nri/nri.sock"
+	defaultNRIIndex            = "10"
 )
 
 // builtinName and defaultName are what Assay adds itself: the scanner if no
@@ -81,13 +86,16 @@ func newConfig() *Config {
 		Cache:   Cache{Memory: defaultCacheMemory, Disk: defaultCacheDisk},
 		Keeper:  Keeper{Backend: KeeperProcess},
 		Records: Records{MaxSize: defaultRecordSize, Keep: defaultRecordKeep},
+		Trust:   Trust{PodLabels: []string{}}, RecordLabels: []string{},
+		Containerd: Containerd{Socket: defaultContainerd, Namespace: defaultContainerdNamespace},
+		NRI:        NRI{Mode: NRIAuto, Socket: defaultNRI, Index: defaultNRIIndex},
 	}
 }
 
 // config reads the whole file. What refers to something else is read after it,
 // whatever the order in the file.
 func (d *decoder) config(root *node, c *Config) {
-	var scanners, tenants, exempt *node
+	var scanners, tenants, exempt, trust, namespaces *node
 	d.mapping(root, "the configuration", []key{
 		{name: "socket", read: d.text(&c.Socket, checkSocket)},
 		{name: "state", read: d.text(&c.State, checkPath)},
@@ -95,13 +103,18 @@ func (d *decoder) config(root *node, c *Config) {
 		{name: "tenants", read: d.node(&tenants)},
 		{name: "cache", read: func(_ string, n *node) { d.cache(n, &c.Cache) }},
 		{name: "keeper", read: func(_ string, n *node) { d.keeper(n, &c.Keeper) }},
-		{name: "records", read: func(_ string, n *node) { d.records(n, &c.Records) }},
+		{name: "records", read: func(_ string, n *node) { d.records(n, c) }},
 		{name: "exempt", read: d.node(&exempt)},
+		{name: "trust", read: d.node(&trust)},
+		{name: "namespaces", read: d.node(&namespaces)},
+		{name: "containerd", read: func(_ string, n *node) { d.containerd(n, &c.Containerd) }},
+		{name: "nri", read: func(_ string, n *node) { d.nri(n, &c.NRI) }},
 	})
 	c.Scanners = d.scanners(scanners)
-	var exempted []located
-	c.Exempt, exempted = d.exempt(exempt)
-	c.Tenants = d.tenants(tenants, c.Scanners, exempted)
+	known := d.labelled(trust, namespaces, c)
+	var exempted []selector
+	c.Exempt, exempted = d.exempt(exempt, known)
+	c.Tenants = d.tenants(tenants, c.Scanners, known, exempted)
 }
 
 func (d *decoder) cache(n *node, c *Cache) {
@@ -131,13 +144,22 @@ func (k *Keeper) placeBeside(agent string) {
 	}
 }
 
-func (d *decoder) records(n *node, r *Records) {
+func (d *decoder) records(n *node, c *Config) {
+	var labels []located
 	seen := d.mapping(n, "records", []key{
-		{name: "file", read: d.text(&r.File, checkPath)},
-		{name: "maxSize", read: d.size(&r.MaxSize, 1<<20)},
-		{name: "keep", read: d.count(&r.Keep, 1, 1000)},
+		{name: "file", read: d.text(&c.Records.File, checkPath)},
+		{name: "maxSize", read: d.size(&c.Records.MaxSize, 1<<20)},
+		{name: "keep", read: d.count(&c.Records.Keep, 1, 1000)},
+		{name: "labels", read: d.texts(&labels, checkLabelKey)},
 	})
-	if _, ok := seen["file"]; !ok && n.kind == kindMapping {
+	c.RecordLabels = texts(labels)
+	_, file := seen["file"]
+	_, named := seen["labels"]
+	switch {
+	case file || n.kind != kindMapping || named && len(seen) == 1:
+	case named:
+		d.add(n.at, "add file: /path/to/events.jsonl, or leave nothing but labels", "records has no file")
+	default:
 		d.add(n.at, "add file: /path/to/events.jsonl, or leave records out for none", "records has no file")
 	}
 }

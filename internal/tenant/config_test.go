@@ -45,7 +45,7 @@ scanners:
     hashlist: {files: [/etc/a/*.hsb, "/etc/b/[^x].hdb"]}
 tenants:
   - name: payments
-    match: {namespaces: ["pay-*", bank]}
+    match: {namespaces: ["pay-*", bank], namespaceLabels: {team: "p[^x]*", env: prod}, podLabels: {example.com/tier: pci}}
     mode: audit
     on: [exec]
     stages:
@@ -66,15 +66,23 @@ tenants:
     onNewGeneration: wait
     grace: 1m30s
     onAgentGone: allow
+    onUnguarded: allow
     exclude: {mounts: [/var/lib/postgresql/data]}
   - name: rest
     match: {}
 cache: {memory: 64MiB, disk: 0}
 keeper: {backend: systemd, socket: /run/k.sock}
-records: {file: /var/log/a.jsonl, maxSize: 20MB, keep: 9}
+records: {file: /var/log/a.jsonl, maxSize: 20MB, keep: 9, labels: [app, example.com/tier]}
 exempt:
   - {namespaces: [assay-system]}
-  - {namespaces: ["kube-*", infra]}
+  - {namespaces: ["kube-*", infra], namespaceLabels: {scanned: "no"}}
+trust: {podLabels: [example.com/tier, runner]}
+namespaces:
+  - {name: pay-eu, labels: {team: payments, env: prod}}
+  - {name: infra, labels: {scanned: "no"}}
+  - {name: plain, labels: {}}
+containerd: {socket: /run/c.sock, namespace: moby}
+nri: {mode: on, socket: /run/n.sock, index: "07", hook: /opt/assay-hook}
 `
 
 func TestParseEveryKey(t *testing.T) {
@@ -89,7 +97,11 @@ func TestParseEveryKey(t *testing.T) {
 		},
 		Tenants: []tenant.Tenant{
 			{
-				Name: "payments", Match: tenant.Match{Namespaces: []string{"pay-*", "bank"}},
+				Name: "payments", Match: tenant.Match{
+					Namespaces:      []string{"pay-*", "bank"},
+					NamespaceLabels: map[string]string{"team": "p[^x]*", "env": "prod"},
+					PodLabels:       map[string]string{"example.com/tier": "pci"},
+				},
 				Mode: tenant.Audit, OnExec: true,
 				Stages: []tenant.Stage{
 					{Scanners: []string{"hashes"}},
@@ -102,7 +114,7 @@ func TestParseEveryKey(t *testing.T) {
 				OnError:  tenant.Allow, OnTimeout: tenant.Allow, OnUnscannable: tenant.Allow, OnTooLarge: tenant.Allow,
 				MaxSize: 100 << 20, KernelMarks: tenant.MarkAll, VolumeMarks: tenant.VolumeSuperblock,
 				ScanAhead: tenant.AheadOff, OnGeneration: tenant.GenerationWait,
-				Grace: 90 * time.Second, OnAgentGone: tenant.Allow,
+				Grace: 90 * time.Second, OnAgentGone: tenant.Allow, OnUnguarded: tenant.Allow,
 				ExcludeMounts: []string{"/var/lib/postgresql/data"},
 			},
 			{
@@ -111,7 +123,7 @@ func TestParseEveryKey(t *testing.T) {
 				OnError: tenant.Deny, OnTimeout: tenant.Deny, OnUnscannable: tenant.Deny, OnTooLarge: tenant.Deny,
 				KernelMarks: tenant.MarkLayers, VolumeMarks: tenant.VolumeMount,
 				ScanAhead: tenant.AheadLayers, OnGeneration: tenant.GenerationRescan,
-				Grace: 30 * time.Second, OnAgentGone: tenant.Deny,
+				Grace: 30 * time.Second, OnAgentGone: tenant.Deny, OnUnguarded: tenant.Deny,
 				ExcludeMounts: []string{},
 			},
 		},
@@ -120,8 +132,17 @@ func TestParseEveryKey(t *testing.T) {
 		Records: tenant.Records{File: "/var/log/a.jsonl", MaxSize: 20e6, Keep: 9},
 		Exempt: []tenant.Match{
 			{Namespaces: []string{"assay-system"}},
-			{Namespaces: []string{"kube-*", "infra"}},
+			{Namespaces: []string{"kube-*", "infra"}, NamespaceLabels: map[string]string{"scanned": "no"}},
 		},
+		Trust: tenant.Trust{PodLabels: []string{"example.com/tier", "runner"}},
+		Namespaces: []tenant.Namespace{
+			{Name: "pay-eu", Labels: map[string]string{"team": "payments", "env": "prod"}},
+			{Name: "infra", Labels: map[string]string{"scanned": "no"}},
+			{Name: "plain", Labels: map[string]string{}},
+		},
+		Containerd:   tenant.Containerd{Socket: "/run/c.sock", Namespace: "moby"},
+		NRI:          tenant.NRI{Mode: tenant.NRIOn, Socket: "/run/n.sock", Index: "07", Hook: "/opt/assay-hook"},
+		RecordLabels: []string{"app", "example.com/tier"},
 	})
 }
 
@@ -137,11 +158,14 @@ func TestDefault(t *testing.T) {
 			OnError: tenant.Deny, OnTimeout: tenant.Deny, OnUnscannable: tenant.Deny, OnTooLarge: tenant.Deny,
 			KernelMarks: tenant.MarkLayers, VolumeMarks: tenant.VolumeMount, ExcludeMounts: []string{},
 			ScanAhead: tenant.AheadLayers, OnGeneration: tenant.GenerationRescan,
-			Grace: 30 * time.Second, OnAgentGone: tenant.Deny,
+			Grace: 30 * time.Second, OnAgentGone: tenant.Deny, OnUnguarded: tenant.Deny,
 		}},
 		Cache:   tenant.Cache{Memory: 256 << 20, Disk: 256 << 20},
 		Keeper:  tenant.Keeper{Backend: tenant.KeeperProcess, Socket: "/run/assay/keeper.sock"},
 		Records: tenant.Records{MaxSize: 100 << 20, Keep: 5},
+		Trust:   tenant.Trust{PodLabels: []string{}}, RecordLabels: []string{},
+		Containerd: tenant.Containerd{Socket: "/run/containerd/containerd.sock", Namespace: "k8s.io"},
+		NRI:        tenant.NRI{Mode: tenant.NRIAuto, Socket: "/var/run/nri/nri.sock", Index: "10"},
 	}
 	equal(t, tenant.Default(), want)
 	equal(t, parse(t, "{}"), want)
@@ -250,18 +274,18 @@ exempt:
 		"pay-eu": "first", "pay-dev": "first", "team1": "first", "team12": "last", "a-dev": "second",
 		"ac": "second", "dc": "last", "": "last", "Pay-eu": "last", "pay-a/b": "last", "*": "last", "[ab]c": "last",
 	} {
-		if got := c.TenantFor(namespace).Name; got != want {
+		if got := c.TenantFor(c.Subject(namespace, nil)).Name; got != want {
 			t.Errorf("namespace %q belongs to %q, want %q", namespace, got, want)
 		}
 	}
 	for namespace, want := range map[string]bool{
 		"assay-system": true, "infra-net": true, "xy": true, "assay-system2": false, "": false, "x": false, "infra": false,
 	} {
-		if got := c.Exempts(namespace); got != want {
+		if got := c.Exempts(c.Subject(namespace, nil)); got != want {
 			t.Errorf("namespace %q exempt: %v, want %v", namespace, got, want)
 		}
 	}
-	equal(t, c.TenantFor("pay-eu") == &c.Tenants[0], true)
+	equal(t, c.TenantFor(tenant.Subject{Namespace: "pay-eu"}) == &c.Tenants[0], true)
 }
 
 // TestAsterisk: "*" selects what it looks like, even what path.Match leaves out.
@@ -269,18 +293,18 @@ func TestAsterisk(t *testing.T) {
 	t.Parallel()
 	c := parse(t, `tenants: [{name: all, match: {namespaces: ["*"]}}]`)
 	for _, namespace := range []string{"", "a", "a/b"} {
-		if got := c.TenantFor(namespace); got == nil || got.Name != "all" {
+		if got := c.TenantFor(tenant.Subject{Namespace: namespace}); got == nil || got.Name != "all" {
 			t.Errorf("namespace %q belongs to %v", namespace, got)
 		}
 	}
-	if got := (&tenant.Config{}).TenantFor("a"); got != nil {
+	if got := (&tenant.Config{}).TenantFor(tenant.Subject{Namespace: "a"}); got != nil {
 		t.Errorf("no tenants, but one was found: %v", got)
 	}
-	if m := (tenant.Match{Namespaces: []string{""}}); m.Everything() || m.Selects("a") {
+	if m := (tenant.Match{Namespaces: []string{""}}); m.Everything() || m.Selects(tenant.Subject{Namespace: "a"}) {
 		t.Error("the empty pattern selects everything")
 	}
 	malformed := tenant.Match{Namespaces: []string{"[a"}}
-	if malformed.Selects("[a") || malformed.Selects("a") {
+	if malformed.Selects(tenant.Subject{Namespace: "[a"}) || malformed.Selects(tenant.Subject{Namespace: "a"}) {
 		t.Error("a malformed pattern selects something")
 	}
 }
@@ -339,6 +363,16 @@ func TestRestartNeeded(t *testing.T) {
 		{"deadline: 1m", "deadline: 1s", nil},
 		{"connections: 7", "connections: 8", nil},
 		{"infra", "infra2", nil},
+		{"/run/c.sock", "/run/d.sock", []string{"containerd"}},
+		{"namespace: moby", "namespace: k8s.io", []string{"containerd"}},
+		{"mode: on", "mode: off", []string{"nri"}},
+		{"/run/n.sock", "/run/m.sock", []string{"nri"}},
+		{`index: "07"`, `index: "08"`, []string{"nri"}},
+		{"/opt/assay-hook", "/usr/libexec/assay-hook", []string{"nri"}},
+		{", runner]", "]", nil},
+		{"name: plain, labels: {}", "name: plain, labels: {env: dev}", nil},
+		{"labels: [app,", "labels: [team,", nil},
+		{"onUnguarded: allow", "onUnguarded: deny", nil},
 		{"maxSize: 20MB", "maxSize: 20000kB", nil},
 	} {
 		text := strings.Replace(everyKey, c.from, c.to, 1)
@@ -346,7 +380,7 @@ func TestRestartNeeded(t *testing.T) {
 			t.Errorf("%s -> %s needs a restart for %v, want %v", c.from, c.to, got, c.want)
 		}
 	}
-	all := []string{"socket", "state", "cache", "keeper", "records"}
+	all := []string{"socket", "state", "cache", "keeper", "records", "containerd", "nri"}
 	if got := old.RestartNeeded(tenant.Default()); !slices.Equal(got, all) {
 		t.Errorf("everything changed, restart needed for %v", got)
 	}

@@ -11,8 +11,9 @@ import (
 
 // Bounds far beyond any use, so that every check stays cheap.
 const (
-	maxScanners = 64
-	maxTenants  = 4096
+	maxScanners   = 64
+	maxTenants    = 4096
+	maxNamespaces = 16384
 )
 
 // A reader reads the value of the key called name into wherever it was made for.

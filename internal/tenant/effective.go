@@ -19,6 +19,11 @@ type (
 		Keeper   keeperView    `json:"keeper"`
 		Records  *recordsView  `json:"records,omitempty"`
 		Exempt   []matchView   `json:"exempt"`
+
+		Trust      trustView       `json:"trust"`
+		Namespaces []namespaceView `json:"namespaces"`
+		Containerd containerdView  `json:"containerd"`
+		NRI        nriView         `json:"nri"`
 	}
 	scannerView struct {
 		Name     string        `json:"name"`
@@ -34,7 +39,9 @@ type (
 		Files []string `json:"files"`
 	}
 	matchView struct {
-		Namespaces []string `json:"namespaces,omitempty"`
+		Namespaces      []string          `json:"namespaces,omitempty"`
+		NamespaceLabels map[string]string `json:"namespaceLabels,omitempty"`
+		PodLabels       map[string]string `json:"podLabels,omitempty"`
 	}
 	tenantView struct {
 		Name          string          `json:"name"`
@@ -54,6 +61,7 @@ type (
 		OnGeneration  OnNewGeneration `json:"onNewGeneration"`
 		Grace         string          `json:"grace"`
 		OnAgentGone   Action          `json:"onAgentGone"`
+		OnUnguarded   Action          `json:"onUnguarded"`
 		Exclude       excludeView     `json:"exclude"`
 	}
 	stageView struct {
@@ -74,10 +82,29 @@ type (
 		Backend KeeperBackend `json:"backend"`
 		Socket  string        `json:"socket"`
 	}
+	// Without a file, what is said of it is left out.
 	recordsView struct {
-		File    string `json:"file"`
-		MaxSize int64  `json:"maxSize"`
-		Keep    int    `json:"keep"`
+		File    string   `json:"file,omitempty"`
+		MaxSize int64    `json:"maxSize,omitempty"`
+		Keep    int      `json:"keep,omitempty"`
+		Labels  []string `json:"labels"`
+	}
+	trustView struct {
+		PodLabels []string `json:"podLabels"`
+	}
+	namespaceView struct {
+		Name   string            `json:"name"`
+		Labels map[string]string `json:"labels"`
+	}
+	containerdView struct {
+		Socket    string `json:"socket"`
+		Namespace string `json:"namespace"`
+	}
+	nriView struct {
+		Mode   NRIMode `json:"mode"`
+		Socket string  `json:"socket"`
+		Index  string  `json:"index"`
+		Hook   string  `json:"hook,omitempty"`
 	}
 )
 
@@ -113,9 +140,10 @@ func (s Scanner) Hash() string {
 	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
-// RestartNeeded returns the top-level keys, socket, state, cache, keeper and records in this
-// order, whose change from c to next a running agent cannot apply. It is empty
-// if a reload can apply everything.
+// RestartNeeded returns the top-level keys, socket, state, cache, keeper, records,
+// containerd and nri in this order, whose change from c to next a running agent
+// cannot apply. It is empty if a reload can apply everything, records.labels
+// included.
 func (c *Config) RestartNeeded(next *Config) []string {
 	var keys []string
 	if c.Socket != next.Socket {
@@ -133,17 +161,36 @@ func (c *Config) RestartNeeded(next *Config) []string {
 	if c.Records != next.Records {
 		keys = append(keys, "records")
 	}
+	if c.Containerd != next.Containerd {
+		keys = append(keys, "containerd")
+	}
+	if c.NRI != next.NRI {
+		keys = append(keys, "nri")
+	}
 	return keys
 }
 
 func (c *Config) view() configView {
-	v := configView{Socket: c.Socket, State: c.State, Cache: cacheView(c.Cache), Keeper: keeperView(c.Keeper)}
+	v := configView{
+		Socket: c.Socket, State: c.State, Cache: cacheView(c.Cache), Keeper: keeperView(c.Keeper),
+		Trust: trustView(c.Trust), Containerd: containerdView(c.Containerd), NRI: nriView(c.NRI),
+	}
 	v.Scanners = each(c.Scanners, Scanner.view)
 	v.Tenants = each(c.Tenants, Tenant.view)
 	v.Exempt = each(c.Exempt, func(m Match) matchView { return matchView(m) })
+	v.Namespaces = each(c.Namespaces, func(n Namespace) namespaceView { return namespaceView(n) })
+	v.Records = c.recordsView()
+	return v
+}
+
+// recordsView returns nil if there is neither a file nor a label.
+func (c *Config) recordsView() *recordsView {
+	if c.Records.File == "" && len(c.RecordLabels) == 0 {
+		return nil
+	}
+	v := &recordsView{File: c.Records.File, Labels: each(c.RecordLabels, func(key string) string { return key })}
 	if c.Records.File != "" {
-		r := recordsView(c.Records)
-		v.Records = &r
+		v.MaxSize, v.Keep = c.Records.MaxSize, c.Records.Keep
 	}
 	return v
 }
@@ -166,7 +213,7 @@ func (t Tenant) view() tenantView {
 		OnError: t.OnError, OnTimeout: t.OnTimeout, OnUnscannable: t.OnUnscannable, OnTooLarge: t.OnTooLarge,
 		MaxSize: t.MaxSize, KernelMarks: t.KernelMarks, VolumeMarks: t.VolumeMarks,
 		ScanAhead: t.ScanAhead, OnGeneration: t.OnGeneration,
-		Grace: t.Grace.String(), OnAgentGone: t.OnAgentGone,
+		Grace: t.Grace.String(), OnAgentGone: t.OnAgentGone, OnUnguarded: t.OnUnguarded,
 		Exclude: excludeView{Mounts: t.ExcludeMounts},
 	}
 }

@@ -27,7 +27,9 @@ func again(t *testing.T, c *tenant.Config) *tenant.Config {
 // TestEffective: the dump is a configuration file that means the same.
 func TestEffective(t *testing.T) {
 	t.Parallel()
-	for _, c := range []*tenant.Config{tenant.Default(), parse(t, everyKey)} {
+	for _, c := range []*tenant.Config{
+		tenant.Default(), parse(t, everyKey), parse(t, "records: {labels: [app]}"), parse(t, "records: {file: /a}"),
+	} {
 		equal(t, again(t, c), c)
 	}
 	data, err := json.Marshal(tenant.Default().Effective())
@@ -39,7 +41,9 @@ func TestEffective(t *testing.T) {
 		`"tenants":[{"name":"default","match":{},"mode":"enforce","on":["open","exec"],`+
 		`"stages":[{"scanners":["builtin"],"decide":"all"}],"deadline":"5s",`+
 		`"onError":"deny","onTimeout":"deny","onUnscannable":"deny","onTooLarge":"deny",`+
-		`"maxSize":0,"kernelMarks":"layers","volumeMarks":"mount","scanAhead":"layers","onNewGeneration":"rescan","grace":"30s","onAgentGone":"deny","exclude":{"mounts":[]}}],"cache":{"memory":268435456,"disk":268435456},"keeper":{"backend":"process","socket":"/run/assay/keeper.sock"},"exempt":[]}`)
+		`"maxSize":0,"kernelMarks":"layers","volumeMarks":"mount","scanAhead":"layers","onNewGeneration":"rescan","grace":"30s","onAgentGone":"deny","onUnguarded":"deny","exclude":{"mounts":[]}}],"cache":{"memory":268435456,"disk":268435456},"keeper":{"backend":"process","socket":"/run/assay/keeper.sock"},"exempt":[],`+
+		`"trust":{"podLabels":[]},"namespaces":[],"containerd":{"socket":"/run/containerd/containerd.sock","namespace":"k8s.io"},`+
+		`"nri":{"mode":"auto","socket":"/var/run/nri/nri.sock","index":"10"}}`)
 }
 
 // TestHash: equal for what means the same, different for everything else. Each
@@ -84,6 +88,21 @@ func TestHash(t *testing.T) {
 		{"keep: 9", "keep: 8"},
 		{"infra", "infra2"},
 		{"kube-*", "kube"},
+		{"onUnguarded: allow", "onUnguarded: deny"},
+		{"p[^x]*", "p*"},
+		{"env: prod}, podLabels", "env: p*}, podLabels"},
+		{"podLabels: {example.com/tier: pci}", "podLabels: {example.com/tier: pci, runner: big}"},
+		{"tier: pci", "tier: pc?"},
+		{", runner]", "]"},
+		{"name: plain", "name: other"},
+		{"labels: {team: payments", "labels: {team: paying"},
+		{"/run/c.sock", "/run/d.sock"},
+		{"namespace: moby", "namespace: k8s.io"},
+		{"mode: on", "mode: auto"},
+		{"/run/n.sock", "/run/m.sock"},
+		{`index: "07"`, `index: "08"`},
+		{"/opt/assay-hook", "/opt/hook"},
+		{"labels: [app,", "labels: [team,"},
 	} {
 		text := strings.ReplaceAll(everyKey, change.from, change.to)
 		if change.from == "name: remote" {

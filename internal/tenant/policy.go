@@ -1,7 +1,6 @@
 package tenant
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -10,14 +9,14 @@ import (
 const (
 	whyNoPaths = "a tenant controls the paths inside its containers and would move malware to an excluded one"
 	whyForged  = "whoever starts the container chooses it, and would choose the laxest policy"
+	whyItself  = "a pod must not exempt itself, whoever sets its labels"
 )
 
 // A draft is a tenant as read, with what is needed to check it against the others.
 type draft struct {
 	Tenant
 	name     located
-	patterns []located
-	broken   bool // it or its match could not be read, so nothing is known of what it selects
+	selector selector // not clean if the tenant could not be read either
 }
 
 // fallback returns the tenant for whatever matches no other.
@@ -36,7 +35,7 @@ func newTenant(scanners []Scanner) Tenant {
 		OnError:  Deny, OnTimeout: Deny, OnUnscannable: Deny, OnTooLarge: Deny,
 		KernelMarks: MarkLayers, VolumeMarks: VolumeMount,
 		ScanAhead: AheadLayers, OnGeneration: GenerationRescan,
-		Grace: defaultGrace, OnAgentGone: Deny,
+		Grace: defaultGrace, OnAgentGone: Deny, OnUnguarded: Deny,
 		ExcludeMounts: []string{},
 	}
 }
@@ -51,10 +50,10 @@ func scannerNames(scanners []Scanner) []string {
 
 // tenants reads the tenants, checks what each can still get, and adds the one
 // for everything else if there is none.
-func (d *decoder) tenants(n *node, scanners []Scanner, exempted []located) []Tenant {
+func (d *decoder) tenants(n *node, scanners []Scanner, known labelled, exempted []selector) []Tenant {
 	var drafts []draft
 	if n != nil {
-		d.atMost(maxTenants, d.list(func(_ string, item *node) { drafts = append(drafts, d.tenant(item, scanners)) }))("tenants", n)
+		d.atMost(maxTenants, d.list(func(_ string, item *node) { drafts = append(drafts, d.tenant(item, scanners, known)) }))("tenants", n)
 	}
 	names := make([]located, len(drafts))
 	tenants := make([]Tenant, len(drafts))
@@ -66,7 +65,7 @@ func (d *decoder) tenants(n *node, scanners []Scanner, exempted []located) []Ten
 	if slices.ContainsFunc(tenants, func(t Tenant) bool { return t.Match.Everything() }) {
 		return tenants
 	}
-	isDefault := func(t draft) bool { return t.Name == defaultName && !t.broken }
+	isDefault := func(t draft) bool { return t.Name == defaultName && t.selector.clean }
 	if i := slices.IndexFunc(drafts, isDefault); i >= 0 {
 		d.add(names[i].at, "rename it, or let it match everything with match: {}",
 			"tenant %q does not match everything, and no other tenant does", defaultName)
@@ -74,12 +73,11 @@ func (d *decoder) tenants(n *node, scanners []Scanner, exempted []located) []Ten
 	return append(tenants, fallback(scanners))
 }
 
-func (d *decoder) tenant(n *node, scanners []Scanner) draft {
+func (d *decoder) tenant(n *node, scanners []Scanner, known labelled) draft {
 	t := draft{Tenant: newTenant(scanners), name: located{at: n.at}}
-	matched := false
 	seen := d.mapping(n, "a tenant", []key{
 		d.nameKey(&t.name),
-		{name: "match", read: func(_ string, n *node) { t.Match, t.patterns, matched = d.match(n, "match", checkNamespace) }},
+		{name: "match", read: func(_ string, n *node) { t.selector = d.match(n, known) }},
 		{name: "mode", read: enum(d, &t.Mode, Enforce, Audit)},
 		{name: "on", read: func(name string, n *node) { d.on(name, n, &t.Tenant) }},
 		{name: "stages", read: func(name string, n *node) { t.Stages = d.stages(name, n, scanners) }},
@@ -95,28 +93,14 @@ func (d *decoder) tenant(n *node, scanners []Scanner) draft {
 		{name: "onNewGeneration", read: enum(d, &t.OnGeneration, GenerationRescan, GenerationWait)},
 		{name: "grace", read: d.duration(&t.Grace, minGrace, maxGrace)},
 		{name: "onAgentGone", read: enum(d, &t.OnAgentGone, Allow, Deny)},
+		{name: "onUnguarded", read: enum(d, &t.OnUnguarded, Allow, Deny)},
 		{name: "exclude", read: func(_ string, n *node) { t.ExcludeMounts = d.exclude(n) }},
 	})
 	d.required(n, seen, "a tenant", "name")
-	t.Name = t.name.text
+	t.Name, t.Match = t.name.text, t.selector.Match
 	_, hasMatch := seen["match"]
-	t.broken = n.kind != kindMapping || hasMatch && !matched
+	t.selector.clean = n.kind == kindMapping && (!hasMatch || t.selector.clean)
 	return t
-}
-
-// match reads a selector, called what in messages, and where its patterns
-// stand. It reports whether nothing was wrong.
-func (d *decoder) match(n *node, what string, ok check) (m Match, patterns []located, clean bool) {
-	before := len(d.found)
-	keys := []key{{name: "namespaces", read: d.filled(d.texts(&patterns, ok),
-		"it would select nothing", "name namespaces, or leave the key out")}}
-	keys = append(keys, refused(whyForged, "select by namespaces, which the platform sets",
-		"labels", "annotations", "podLabels", "images", "image", "names", "name", "pods", "pod", "containers", "users")...)
-	d.mapping(n, what, keys)
-	if len(patterns) > 0 {
-		m.Namespaces = texts(patterns)
-	}
-	return m, patterns, len(d.found) == before
 }
 
 func (d *decoder) on(name string, n *node, t *Tenant) {
@@ -200,83 +184,3 @@ func (d *decoder) decide(v *node, n int) int {
 func (d *decoder) quorum(dst *int, n int) reader {
 	return d.count(dst, 1, max(1, n)) // an empty list of scanners is complained about already
 }
-
-// exempt reads the containers that are not guarded.
-func (d *decoder) exempt(n *node) (exempt []Match, patterns []located) {
-	if n == nil {
-		return nil, nil
-	}
-	d.list(func(_ string, item *node) {
-		m, found, clean := d.match(item, "an exemption", checkExempt)
-		if clean && len(found) == 0 {
-			d.add(item.at, "name the namespaces to exempt",
-				"an exemption without namespaces would exempt every container, so nothing would be guarded")
-		}
-		exempt, patterns = append(exempt, m), append(patterns, found...)
-	})("exempt", n)
-	return exempt, patterns
-}
-
-// reachable notes tenants and patterns that select nothing because an exemption
-// or an earlier tenant already has it.
-func (d *decoder) reachable(drafts []draft, exempted []located) {
-	taken := owners{who: make(map[string]string)}
-	taken.add("an exemption", exempted)
-	var everything *draft
-	for i, t := range drafts {
-		if everything != nil {
-			if !t.broken {
-				d.add(t.name.at, "move it before that one: the first that matches wins",
-					"this tenant is never used: the one in line %d matches everything", everything.name.at.line)
-			}
-			continue
-		}
-		for _, p := range t.patterns {
-			if by, ok := taken.covering(p.text); ok {
-				d.add(p.at, "remove it, or move it before what takes it: exemptions come first, then the first tenant that matches",
-					"namespaces: %q is never used here: %q of %s has it", p.text, by, taken.who[by])
-			}
-		}
-		taken.add(fmt.Sprintf("tenant %q", t.Name), t.patterns)
-		if t.Match.Everything() && !t.broken {
-			everything = &drafts[i]
-		}
-	}
-}
-
-// owners are the patterns that are already taken, and by whom.
-type owners struct {
-	who   map[string]string // by pattern
-	globs []string          // the patterns that are more than a plain name
-}
-
-func (o *owners) add(who string, patterns []located) {
-	for _, p := range patterns {
-		if _, taken := o.who[p.text]; taken {
-			continue
-		}
-		o.who[p.text] = who
-		if !plain(p.text) {
-			o.globs = append(o.globs, p.text)
-		}
-	}
-}
-
-// covering returns the pattern that surely selects all that pattern selects:
-// the same one or, for a plain name, one that matches it.
-func (o *owners) covering(pattern string) (by string, ok bool) {
-	if _, same := o.who[pattern]; same {
-		return pattern, true
-	}
-	if !plain(pattern) {
-		return "", false
-	}
-	i := slices.IndexFunc(o.globs, func(glob string) bool { return matches(glob, pattern) })
-	if i < 0 {
-		return "", false
-	}
-	return o.globs[i], true
-}
-
-// plain reports whether a pattern selects just the namespace that it spells.
-func plain(pattern string) bool { return !strings.ContainsAny(pattern, `*?[\`) }

@@ -179,14 +179,6 @@ func checkNamespace(text string) (wrong, remedy string) {
 	return checkPattern(text)
 }
 
-// checkExempt accepts namespace patterns that leave something guarded.
-func checkExempt(text string) (wrong, remedy string) {
-	if text != "" && strings.Trim(text, "*?") == "" {
-		return "would exempt every container, so nothing would be guarded", "name the namespaces to exempt"
-	}
-	return checkNamespace(text)
-}
-
 // checkMount accepts destinations of whole mounts.
 func checkMount(text string) (wrong, remedy string) {
 	if strings.ContainsAny(text, `*?[]\`) {

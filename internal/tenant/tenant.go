@@ -15,7 +15,13 @@ type Config struct {
 	Cache    Cache
 	Keeper   Keeper
 	Records  Records
-	Exempt   []Match // containers that are not guarded at all
+	Exempt   []Match // containers that are not guarded at all; none asks for pod labels
+
+	Trust        Trust
+	Namespaces   []Namespace // in file order, each name once
+	Containerd   Containerd
+	NRI          NRI
+	RecordLabels []string // keys of pod labels that records name; never nil
 }
 
 // A Scanner configures one scanner. Exactly one driver is set.
@@ -37,10 +43,13 @@ type Hashlist struct {
 	Files []string // glob patterns of absolute paths
 }
 
-// A Match selects containers by what a tenant cannot forge. The empty Match
-// selects everything.
+// A Match selects containers by what a tenant cannot forge. Its parts must all
+// hold; a part that is empty asks for nothing, so the empty Match selects
+// everything. Patterns are shell patterns (path.Match).
 type Match struct {
-	Namespaces []string // shell patterns (path.Match); any one suffices
+	Namespaces      []string          // patterns; any one suffices
+	NamespaceLabels map[string]string // patterns of the values, by key; all must hold
+	PodLabels       map[string]string // the same of the pod's labels; only keys that Trust names
 }
 
 // A Mode says whether verdicts decide.
@@ -120,6 +129,7 @@ type Tenant struct {
 	OnGeneration  OnNewGeneration // default rescan
 	Grace         time.Duration   // how long openers wait for an agent that is gone; default 30s
 	OnAgentGone   Action          // what they get then; default deny
+	OnUnguarded   Action          // what happens to a container that cannot be guarded: allow starts it; default deny
 	ExcludeMounts []string        // mount destinations inside the container, clean and absolute
 }
 
