@@ -2,10 +2,12 @@ package guard
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 
+	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/layer"
 	"github.com/assay-project/assay/internal/lease"
 	"github.com/assay-project/assay/internal/verdict"
@@ -18,6 +20,9 @@ type Memory struct {
 	Host      *layer.Host   // where layers are
 	Clock     *layer.Clock  // tells that times can be forged
 	Resolvers []layer.Resolver
+	// Containerd is asked about the layers of containerd's containers, and of no others;
+	// nil: nobody is.
+	Containerd *layer.Containerd
 	// MaxMarks bounds the kernel marks of all tenants: each is an open descriptor. Up to
 	// half as many (16 at least) wait to be placed, each with a descriptor as well.
 	MaxMarks int
@@ -27,6 +32,14 @@ type Memory struct {
 // starts. Layers that are not named in time have no digest, and their directory's
 // identity instead.
 const findLayers = 2 * time.Second
+
+// resolvers returns who may know a container's layers.
+func (m *Memory) resolvers(info announce.Container) []layer.Resolver {
+	if m.Containerd == nil || info.Runtime != announce.Containerd {
+		return m.Resolvers
+	}
+	return append(slices.Clip(m.Resolvers), m.Containerd.For(info.ID))
+}
 
 // remember prepares what is needed to know the container's files again. Where the
 // layers cannot be found, all files belong to the container alone.
@@ -43,7 +56,7 @@ func (c *container) remember(top *mountinfo.Info) {
 	defer cancel()
 	rootfs, err := m.Host.Rootfs(ctx, layer.Mount{
 		ID: top.ID, Major: top.Major, Minor: top.Minor, Options: top.VFSOptions, Mountpoint: c.onHost,
-	}, nil, m.Resolvers...)
+	}, nil, m.resolvers(c.info)...)
 	if err != nil {
 		c.guard.log.Warn("verdicts on this container's files are not shared: its layers cannot be found",
 			"container", c.info.ID, "error", err)

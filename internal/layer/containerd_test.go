@@ -18,11 +18,18 @@ type fakeContainerd struct {
 	asked   int
 }
 
-func (f *fakeContainerd) Mounts(context.Context, string) ([]ContainerdMount, error) {
+func (f *fakeContainerd) Snapshot(_ context.Context, container string) (ContainerdSnapshot, error) {
+	if container != "container" {
+		return ContainerdSnapshot{}, errors.New("no such container")
+	}
+	return ContainerdSnapshot{Snapshotter: "overlayfs", Key: "key", Config: sha("c")}, nil
+}
+
+func (f *fakeContainerd) Mounts(context.Context, string, string) ([]ContainerdMount, error) {
 	return f.mounts, f.fail
 }
 
-func (f *fakeContainerd) Parent(_ context.Context, key string) (string, error) {
+func (f *fakeContainerd) Parent(_ context.Context, _, key string) (string, error) {
 	if f.asked++; f.asked > maxLayers+1 {
 		panic("no end of questions")
 	}
@@ -71,7 +78,7 @@ func topFirst(diffs []string) []string {
 func TestContainerd(t *testing.T) {
 	for _, n := range []int{1, 3, 63, 127} {
 		f, dirs := snapshots(t, n)
-		c := NewContainerd(hostTree(t), f, "key", "image")
+		c := NewContainerd(hostTree(t), f).For("container")
 		wantDigests(t, c, dirs, topFirst(f.diffs)...)
 		wantDigests(t, c, []string{"/elsewhere", dirs[n-1]}, "", f.diffs[0])
 	}
@@ -87,12 +94,13 @@ func TestContainerdUnknown(t *testing.T) {
 	}{
 		"another image":       {spoil: func(f *fakeContainerd) { f.diffs[0] = sha("f") }},
 		"another upper layer": {spoil: func(f *fakeContainerd) { f.diffs[1] = sha("f") }, lowest: true},
-		"not an overlay":      {spoil: func(f *fakeContainerd) { f.mounts[0].Type = "bind" }},
-		"no lower directory":  {spoil: func(f *fakeContainerd) { f.mounts[0].Options = nil }},
 		"mapped snapshots": {spoil: func(f *fakeContainerd) {
 			top := f.parents["key"]
 			f.parents["key"], f.parents[top+"-1000-65536"] = top+"-1000-65536", f.parents[top]
 		}, lowest: true},
+		"not an overlay":     {spoil: func(f *fakeContainerd) { f.mounts[0].Type = "bind" }, failed: true},
+		"erofs below it":     {spoil: func(f *fakeContainerd) { f.mounts = append([]ContainerdMount{{Type: "erofs"}}, f.mounts...) }, failed: true},
+		"no lower directory": {spoil: func(f *fakeContainerd) { f.mounts[0].Options = nil }, failed: true},
 		"a layer more":       {spoil: func(f *fakeContainerd) { f.diffs = append(f.diffs, sha("f")) }, failed: true},
 		"an ancestor less":   {spoil: func(f *fakeContainerd) { f.parents["key"] = f.parents[f.parents["key"]] }, failed: true},
 		"an unknown parent":  {spoil: func(f *fakeContainerd) { f.parents["key"] = "gone" }, failed: true},
@@ -105,7 +113,7 @@ func TestContainerdUnknown(t *testing.T) {
 			f, dirs := snapshots(t, 2)
 			low := f.diffs[0]
 			c.spoil(f)
-			r := NewContainerd(hostTree(t), f, "key", "image")
+			r := NewContainerd(hostTree(t), f).For("container")
 			if c.failed {
 				if got, err := r.Digests(t.Context(), dirs); err == nil {
 					t.Errorf("%q, want an error", got)
