@@ -16,10 +16,12 @@ import (
 
 	"github.com/assay-project/assay/internal/api"
 	"github.com/assay-project/assay/internal/audit"
+	"github.com/assay-project/assay/internal/containerd"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/guard"
 	"github.com/assay-project/assay/internal/scanners"
 	"github.com/assay-project/assay/internal/tenant"
+	"github.com/assay-project/assay/nri"
 	"github.com/assay-project/assay/scanner"
 )
 
@@ -42,12 +44,16 @@ type agent struct {
 	records *audit.Log
 	readers *fanotify.Readers
 	guard   *guard.Guard
+	plugin  *nri.Plugin // nil if it is off
 	keeper  *link
 	taken   guard.TakeOver
 	memory  *memory
-	watch   *watchdog
-	budget  budget
-	hangups chan os.Signal // each asks for a reload
+	// containerd is asked about its containers.
+	containerd *containerd.Client
+	life       context.Context //nolint:containedctx // the agent's, for what a request begins and does not end
+	watch      *watchdog
+	budget     budget
+	hangups    chan os.Signal // each asks for a reload
 
 	mu        sync.Mutex // guards what a reload replaces
 	scanners  map[string]scanner.Named
@@ -91,11 +97,15 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer a.closeMemory(context.WithoutCancel(ctx))
+	if err := a.openContainerd(); err != nil {
+		return err
+	}
+	defer a.closeContainerd()
 	a.keeper = newLink(o.config, bounds.descriptors, o.log)
 	defer a.keeper.close()
 	a.guard = guard.New(guard.Options{ //nolint:contextcheck // its life ends with Close
 		Readers: a.readers, Records: a.records, Logger: o.log, MaxHeld: bounds.held, Memory: &a.memory.Memory,
-		Keeper: a.keeper,
+		Keeper: a.keeper, Complete: a.complete,
 	}, o.config, a.scanners)
 	defer a.unguard(context.WithoutCancel(ctx))
 	kernel := watchKernel(o.config, o.log) // before marks are placed
@@ -106,6 +116,7 @@ func serve(ctx context.Context, o options) (err error) {
 	beating, stop := context.WithCancel(ctx)
 	defer stop()
 	go a.keeper.run(beating, beatEvery(o.config), a.watch.answering, a.guard.KeepAnew)
+	defer a.attach(ctx)()
 	return a.listen(ctx, ln)
 }
 

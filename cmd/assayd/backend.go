@@ -104,10 +104,11 @@ func (a *agent) Status(ctx context.Context) api.Status {
 		Scanners: scannerStatus(ctx, cfg.Scanners, built),
 		Records:  api.RecordsStatus(a.records.Status()),
 		Cache:    a.cacheStatus(), Store: a.memory.storeStatus(), Marks: marksStatus(marks), Ahead: a.aheadStatus(),
-		Keeper: <-held, TakeOver: takeOverStatus(&a.taken),
+		Keeper: <-held, NRI: a.nriStatus(cfg.NRI), TakeOver: takeOverStatus(&a.taken),
 		Events: a.eventsStatus(), Descriptors: shares.status(tenants, marks),
 	}
 	s.Problems = append(a.keeper.keeperProblems(&s.Keeper), takeOverProblems(&a.taken, containers)...)
+	s.Problems = append(s.Problems, nriProblems(&s.NRI)...)
 	if reloadErr != nil {
 		s.ReloadErr = reloadErr.Error()
 		s.Problems = append(s.Problems, "the configuration file is not the one in force: "+s.ReloadErr)

@@ -8,9 +8,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/api"
+	"github.com/assay-project/assay/internal/containerd"
+	"github.com/assay-project/assay/internal/layer"
 	"github.com/assay-project/assay/internal/tenant"
 	"github.com/assay-project/assay/nri"
 )
@@ -27,12 +30,46 @@ func (g guarding) Policy(c announce.Container) nri.Policy { return nri.Policy(g.
 // Release implements [nri.Agent].
 func (g guarding) Release(id, why string) bool { return g.guard.Release(id, why) }
 
-// newPlugin returns the NRI plugin, nil if it is off.
+// openContainerd makes the client of containerd, which connects when it is first asked.
+func (a *agent) openContainerd() (err error) {
+	a.containerd, err = containerd.New(containerd.Options{
+		Socket: a.config.Containerd.Socket, Namespace: a.config.Containerd.Namespace,
+	})
+	if err != nil {
+		return err
+	}
+	a.memory.Containerd = layer.NewContainerd(a.memory.Host, a.containerd)
+	return nil
+}
+
+func (a *agent) closeContainerd() {
+	if err := a.containerd.Close(); err != nil {
+		a.log.Warn("the client of containerd did not close", "error", err)
+	}
+}
+
+// attach connects to the container runtime, until ctx ends or detach is called.
+func (a *agent) attach(ctx context.Context) (detach func()) {
+	var end context.CancelFunc
+	a.life, end = context.WithCancel(ctx)
+	if a.config.NRI.Mode == tenant.NRIOff {
+		return end
+	}
+	a.plugin = a.newPlugin()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.plugin.Run(a.life)
+	}()
+	return func() {
+		end()
+		<-done
+	}
+}
+
+// newPlugin returns the NRI plugin.
 func (a *agent) newPlugin() *nri.Plugin {
 	cfg := a.config.NRI
-	if cfg.Mode == tenant.NRIOff {
-		return nil
-	}
 	return nri.New(nri.Options{
 		Agent: guarding{a}, Socket: cfg.Socket, Index: cfg.Index, Expected: cfg.Mode == tenant.NRIOn,
 		Hook:   []string{hookPath(cfg.Hook), "--socket", a.config.Socket, "--runtime", string(announce.Containerd)},
@@ -59,7 +96,7 @@ func (a *agent) ServeNRI(ctx context.Context, conn net.Conn) error {
 	}
 	// The request is the launcher's life: with it the runtime has gone.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	return a.plugin.Serve(a.ctx, conn) //nolint:contextcheck // what the connection has begun outlasts it
+	return a.plugin.Serve(a.life, conn) //nolint:contextcheck // what the connection has begun outlasts it
 }
 
 // complete adds what the runtime's plugin or containerd know of a container and its
@@ -73,26 +110,42 @@ func (a *agent) complete(ctx context.Context, c *announce.Container) error {
 	if c.Runtime != announce.Containerd || c.PodLabels != nil && c.ImageDigest != "" {
 		return nil
 	}
-	d, err := a.containerd.Describe(ctx, c.ID)
-	if err == nil {
-		fill(c, &d)
-		return nil
-	}
 	a.mu.Lock()
-	asks := a.config.AsksPodLabels()
+	needed := c.PodLabels == nil && a.config.AsksPodLabels()
 	a.mu.Unlock()
-	if c.PodLabels == nil && asks {
+	if !needed {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, namesPatience)
+		defer cancel()
+	}
+	d, err := a.containerd.Describe(ctx, c.ID)
+	if err != nil && needed {
 		return fmt.Errorf("the configuration selects tenants by pod labels, and these are not known: %w", err)
 	}
-	a.log.Debug("containerd does not tell of a container; records lack what it knows", "container", c.ID, "error", err)
+	if err != nil {
+		a.log.Warn("containerd does not tell of a container: records will lack what it knows", "container", c.ID, "error", err)
+		return nil
+	}
+	fill(c, &announce.Container{
+		Namespace: d.Namespace, PodLabels: d.PodLabels, Name: d.Name, Pod: d.Pod, PodUID: d.PodUID,
+		Image: d.Image, ImageDigest: d.ImageDigest,
+	})
 	return nil
 }
+
+// namesPatience is how long a container that starts waits for what only names it in
+// records.
+const namesPatience = 300 * time.Millisecond
 
 // fill gives c what it lacks of known.
 func fill(c, known *announce.Container) {
 	for _, f := range []struct{ to, from *string }{
-		{&c.Namespace, &known.Namespace}, {&c.Name, &known.Name}, {&c.Pod, &known.Pod}, {&c.PodUID, &known.PodUID},
-		{&c.Image, &known.Image}, {&c.ImageDigest, &known.ImageDigest},
+		{&c.Namespace, &known.Namespace},
+		{&c.Name, &known.Name},
+		{&c.Pod, &known.Pod},
+		{&c.PodUID, &known.PodUID},
+		{&c.Image, &known.Image},
+		{&c.ImageDigest, &known.ImageDigest},
 	} {
 		if *f.to == "" {
 			*f.to = *f.from

@@ -73,7 +73,9 @@ func TestServeNRIEnds(t *testing.T) {
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("a launcher that is ended: %v", err)
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the backend: %v", err)
+	}
 
 	go func() { left <- NewClient(path).ServeNRI(t.Context(), plugin) }()
 	<-began

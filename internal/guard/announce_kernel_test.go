@@ -105,24 +105,32 @@ func TestKernelAnnounceTwice(t *testing.T) {
 	}
 }
 
-// TestKernelAnnounceAtOnce: while a container is being announced, nobody else
-// may announce its id, nor its process by another id.
+// TestKernelAnnounceAtOnce: whoever announces a container that is being announced waits
+// for that, as long as he likes, and gets the same reply.
 func TestKernelAnnounceAtOnce(t *testing.T) {
 	r := newRig(t, newContains(), config())
 	c := kerneltest.NewContainer(t, samples(), "")
 	entered, proceed := blockGroups(t, r)
-	first := make(chan error, 1)
-	go func() {
-		_, err := r.Announce(context.Background(), announcement(c))
-		first <- err
-	}()
-	receive(t, "the first announcement", entered)
-	if _, err := r.announce(t, announcement(c)); statusOf(err) != 409 {
-		t.Errorf("the same id at the same time: %v", err)
+	replies := make(chan announce.Guarded, 2)
+	announceIt := func() {
+		g, err := r.Announce(context.Background(), announcement(c))
+		if err != nil {
+			t.Error(err)
+		}
+		replies <- g
 	}
+	go announceIt()
+	receive(t, "the first announcement", entered)
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Announce(impatient, announcement(c)); statusOf(err) != 409 {
+		t.Errorf("the same id at the same time, without patience: %v", err)
+	}
+	go announceIt()
 	proceed()
-	if err := receive(t, "the first reply", first); err != nil {
-		t.Error(err)
+	first, second := receive(t, "a reply", replies), receive(t, "the other reply", replies)
+	if first != second || first.Marks == 0 {
+		t.Errorf("the replies are %+v and %+v", first, second)
 	}
 }
 

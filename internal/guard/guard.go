@@ -60,10 +60,12 @@ type Guard struct {
 	ahead    *ahead.Runner // nil without a memory
 	newGroup func() (*fanotify.Group, error)
 
-	held     held
-	several  atomic.Bool    // there is more than one tenant
-	follow   sync.WaitGroup // goroutines that wait for containers to exit
-	stopping atomic.Bool
+	held    held
+	several atomic.Bool // there is more than one tenant
+	// recordLabels are the keys of those labels that records name.
+	recordLabels atomic.Pointer[[]string]
+	follow       sync.WaitGroup // goroutines that wait for containers to exit
+	stopping     atomic.Bool
 
 	mu         sync.Mutex
 	config     *tenant.Config
@@ -141,6 +143,7 @@ func (g *Guard) install(cfg *tenant.Config, scanners map[string]scanner.Named) (
 	}
 	g.config = cfg
 	g.several.Store(len(cfg.Tenants) > 1)
+	g.recordLabels.Store(&cfg.RecordLabels)
 	for _, c := range g.containers {
 		g.assign(c)
 	}

@@ -94,8 +94,11 @@ func (c *container) keep() {
 func (c *container) entry() (*keeper.Entry, error) {
 	p := c.pool.Load().policy.Load()
 	info := c.info
-	if text, err := json.Marshal(info.Labels); err != nil || len(text) > maxLabels {
+	if !brief(info.Labels) {
 		info.Labels = nil // names in records, nothing else
+	}
+	if !brief(info.PodLabels) {
+		info.PodLabels = c.guard.neededLabels(&info)
 	}
 	st := kept{
 		Container: &info, Since: c.since, Device: c.mntns.Dev, Namespace: c.mntns.Ino,
@@ -127,6 +130,28 @@ func (c *container) entry() (*keeper.Entry, error) {
 		e.Close()
 	}
 	return e, err
+}
+
+// brief reports whether labels are short enough for a successor.
+func brief(labels map[string]string) bool {
+	text, err := json.Marshal(labels)
+	return err == nil && len(text) <= maxLabels
+}
+
+// neededLabels returns those of a pod's labels that the configuration asks for.
+func (g *Guard) neededLabels(a *announce.Container) map[string]string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	needed := g.subject(a).PodLabels
+	if needed == nil {
+		needed = map[string]string{}
+	}
+	for _, key := range g.config.RecordLabels {
+		if value, ok := a.PodLabels[key]; ok {
+			needed[key] = value
+		}
+	}
+	return needed
 }
 
 func addGroup(e *keeper.Entry, kind keeper.Kind, g *fanotify.Group) error {

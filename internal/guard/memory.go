@@ -31,7 +31,7 @@ type Memory struct {
 // findLayers bounds the questions to the runtimes' storages about a container that
 // starts. Layers that are not named in time have no digest, and their directory's
 // identity instead.
-const findLayers = 2 * time.Second
+const findLayers = time.Second
 
 // resolvers returns who may know a container's layers.
 func (m *Memory) resolvers(info announce.Container) []layer.Resolver {

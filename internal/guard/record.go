@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/audit"
 	"github.com/assay-project/assay/scanner"
 )
