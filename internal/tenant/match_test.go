@@ -90,7 +90,7 @@ func TestSelectors(t *testing.T) {
 
 func TestEverything(t *testing.T) {
 	t.Parallel()
-	any := map[string]string{"team": "*"}
+	team := map[string]string{"team": "*"}
 	for _, tc := range []struct {
 		match tenant.Match
 		want  bool
@@ -98,9 +98,9 @@ func TestEverything(t *testing.T) {
 		{tenant.Match{}, true},
 		{tenant.Match{Namespaces: []string{"a", "*"}}, true},
 		{tenant.Match{NamespaceLabels: map[string]string{}, PodLabels: map[string]string{}}, true},
-		{tenant.Match{NamespaceLabels: any}, false},
-		{tenant.Match{PodLabels: any}, false},
-		{tenant.Match{Namespaces: []string{"*"}, PodLabels: any}, false},
+		{tenant.Match{NamespaceLabels: team}, false},
+		{tenant.Match{PodLabels: team}, false},
+		{tenant.Match{Namespaces: []string{"*"}, PodLabels: team}, false},
 		{tenant.Match{Namespaces: []string{"a"}}, false},
 	} {
 		if got := tc.match.Everything(); got != tc.want {
