@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -105,7 +107,11 @@ func (p *program) printPolicy(file string, config *tenant.Config) error {
 	if _, err := fmt.Fprintf(p.stdout, "%s is valid (%s)\n", printable(file), config.Hash()); err != nil {
 		return err
 	}
-	for _, t := range []*table{generalTable(config), scannersTable(config), policyTable(config)} {
+	tables := []*table{generalTable(config), scannersTable(config), policyTable(config)}
+	if len(config.Namespaces) > 0 {
+		tables = append(tables, namespacesTable(config))
+	}
+	for _, t := range tables {
 		if _, err := fmt.Fprintln(p.stdout); err != nil {
 			return err
 		}
@@ -120,15 +126,65 @@ func generalTable(config *tenant.Config) *table {
 	t := &table{}
 	t.add("Socket", config.Socket)
 	t.add("State", config.State)
-	if r := config.Records; r.File == "" {
-		t.add("Records", "no file")
-	} else {
-		t.add("Records", fmt.Sprintf("%s, rotated at %s, %d kept", r.File, units.BytesSize(float64(r.MaxSize)), r.Keep))
+	t.add("Records", recordsString(config))
+	t.add("Containerd", fmt.Sprintf("%s, namespace %s", config.Containerd.Socket, config.Containerd.Namespace))
+	t.add("NRI", nriString(&config.NRI))
+	if keys := config.Trust.PodLabels; len(keys) > 0 {
+		t.add("Trust", "pod labels "+joinWords(keys))
 	}
 	for _, m := range config.Exempt {
 		t.add("Exempt", matchString(m))
 	}
 	return t
+}
+
+func recordsString(config *tenant.Config) string {
+	s := "no file"
+	if r := config.Records; r.File != "" {
+		s = fmt.Sprintf("%s, rotated at %s, %d kept", r.File, units.BytesSize(float64(r.MaxSize)), r.Keep)
+	}
+	if len(config.RecordLabels) > 0 {
+		s += "; pod labels " + joinWords(config.RecordLabels)
+	}
+	return s
+}
+
+func nriString(n *tenant.NRI) string {
+	if n.Mode == tenant.NRIOff {
+		return "off"
+	}
+	return fmt.Sprintf("%s, %s, index %s, hook %s", n.Mode, n.Socket, n.Index, cmp.Or(n.Hook, "beside the agent"))
+}
+
+// namespacesTable shows whose the namespaces are whose labels are known.
+func namespacesTable(config *tenant.Config) *table {
+	t := &table{heading: []string{"NAMESPACE", "LABELS", "TENANT"}}
+	for _, n := range config.Namespaces {
+		t.add(n.Name, cmp.Or(labelsString(n.Labels), "none"), ownersString(config, n.Name))
+	}
+	return t
+}
+
+// ownersString says whose a namespace's containers can be: those of tenants that ask for
+// pod labels, then that of the first that does not.
+func ownersString(config *tenant.Config, namespace string) string {
+	subject := config.Subject(namespace, nil)
+	if config.Exempts(subject) {
+		return "exempt"
+	}
+	var owners []string
+	for _, t := range config.Tenants {
+		asked := t.Match.PodLabels
+		t.Match.PodLabels = nil
+		switch {
+		case !t.Match.Selects(subject):
+		case len(asked) == 0:
+			return strings.Join(append(owners, t.Name), ", else ")
+		default:
+			owners = append(owners, fmt.Sprintf("%s by pod labels", t.Name))
+		}
+	}
+	return strings.Join(owners, ", else ")
 }
 
 func scannersTable(config *tenant.Config) *table {
@@ -175,6 +231,7 @@ func policyTable(config *tenant.Config) *table {
 		{"onNewGeneration", func(n *tenant.Tenant) string { return string(n.OnGeneration) }},
 		{"grace", func(n *tenant.Tenant) string { return n.Grace.String() }},
 		{"onAgentGone", func(n *tenant.Tenant) string { return string(n.OnAgentGone) }},
+		{"onUnguarded", func(n *tenant.Tenant) string { return string(n.OnUnguarded) }},
 		{"exclude.mounts", func(n *tenant.Tenant) string { return cmp.Or(joinWords(n.ExcludeMounts), "none") }},
 	}
 	for i := range config.Tenants {
@@ -190,12 +247,32 @@ func policyTable(config *tenant.Config) *table {
 	return t
 }
 
-// matchString says which containers a match selects.
+// matchString says which containers a match selects: whatever stands between semicolons
+// must hold.
 func matchString(m tenant.Match) string {
-	if len(m.Namespaces) == 0 {
+	if m.Everything() {
 		return "everything"
 	}
-	return "namespaces " + joinWords(m.Namespaces)
+	var parts []string
+	for _, part := range []struct{ what, asked string }{
+		{"namespaces", joinWords(m.Namespaces)},
+		{"namespace labels", labelsString(m.NamespaceLabels)},
+		{"pod labels", labelsString(m.PodLabels)},
+	} {
+		if part.asked != "" {
+			parts = append(parts, part.what+" "+part.asked)
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// labelsString shows labels as kubectl does, in order.
+func labelsString(labels map[string]string) string {
+	var pairs []string
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		pairs = append(pairs, key+"="+labels[key])
+	}
+	return joinWords(pairs)
 }
 
 // onString says which operations are scanned.

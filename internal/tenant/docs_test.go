@@ -88,7 +88,7 @@ records: {file: /r}
 		}
 	}
 	for path := range every {
-		required := regexp.MustCompile(`(name|address|file|\.scanners|exempt\[\]\.namespaces)$`).MatchString(path)
+		required := regexp.MustCompile(`(name|address|file|\.scanners|namespaces\[\]\.labels)$`).MatchString(path)
 		if required != (rows[path] == "required") {
 			t.Errorf("the default of %s is documented as %s", path, rows[path])
 		}
@@ -120,10 +120,16 @@ func settings(t *testing.T, c *tenant.Config) map[string]string {
 	return out
 }
 
+// labels are the mappings whose keys are no settings.
+var labels = regexp.MustCompile(`(namespaceLabels|podLabels|\.labels)$`)
+
 func flatten(out map[string]string, path string, value any) {
 	out[path] = ""
 	switch v := value.(type) {
 	case map[string]any:
+		if labels.MatchString(path) {
+			return // whoever writes the file chooses the keys
+		}
 		for key, value := range v {
 			flatten(out, path+"."+key, value)
 		}

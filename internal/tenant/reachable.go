@@ -9,7 +9,7 @@ import (
 // reachable notes tenants and patterns that select nothing because an exemption
 // or an earlier tenant already has it.
 func (d *decoder) reachable(drafts []draft, exempted []selector) {
-	taken := claims{byLabels: make(map[string]*claim)}
+	taken := ledger{byLabels: make(map[string]*claim)}
 	for _, s := range exempted {
 		taken.add(taker{
 			who: "an exemption", all: "an exemption selects all that it does",
@@ -17,14 +17,15 @@ func (d *decoder) reachable(drafts []draft, exempted []selector) {
 		}, s)
 	}
 	for _, t := range drafts {
-		if by := taken.all(t.Match); by != nil {
+		before := taken.concerning(t.Match)
+		if by := before.all(); by != nil {
 			if t.selector.clean {
 				d.add(t.name.at, by.remedy, "this tenant is never used: %s", by.all)
 			}
 			continue
 		}
 		for _, p := range t.selector.patterns {
-			if by, who, ok := taken.covering(p.text, t.Match); ok {
+			if by, who, ok := before.covering(p.text); ok {
 				d.add(p.at, "remove it, or move it before what takes it: exemptions come first, then the first tenant that matches",
 					"namespaces: %q is never used here: %q of %s has it", p.text, by, who)
 			}
@@ -50,11 +51,13 @@ func (t *draft) taker() taker {
 	}
 }
 
-// claims are what is already taken. What asks for the same labels shares a claim.
-type claims struct {
-	list     []*claim
+// A ledger is what is already taken. What asks for the same labels shares a claim.
+type ledger struct {
+	claims   claims
 	byLabels map[string]*claim
 }
+
+type claims []*claim
 
 // A claim is the namespaces that are taken from containers with certain labels.
 type claim struct {
@@ -65,18 +68,18 @@ type claim struct {
 }
 
 // add notes that by takes what s selects.
-func (c *claims) add(by taker, s selector) {
+func (l *ledger) add(by taker, s selector) {
 	if !s.clean {
 		return
 	}
 	id := fmt.Sprintf("%q %q", s.NamespaceLabels, s.PodLabels) // maps are printed in order
-	taken := c.byLabels[id]
+	taken := l.byLabels[id]
 	if taken == nil {
 		taken = &claim{
 			labels: Match{NamespaceLabels: s.NamespaceLabels, PodLabels: s.PodLabels},
 			who:    make(map[string]string),
 		}
-		c.list, c.byLabels[id] = append(c.list, taken), taken
+		l.claims, l.byLabels[id] = append(l.claims, taken), taken
 	}
 	if taken.all == nil && s.everyNamespace() {
 		taken.all = &by
@@ -86,22 +89,34 @@ func (c *claims) add(by taker, s selector) {
 	}
 }
 
-// all returns who leaves nothing of what m selects, or nil.
-func (c *claims) all(m Match) *taker {
-	for _, taken := range c.list {
-		if taken.all != nil && taken.concerns(m) {
-			return taken.all
+// concerning returns the claims whose labels every container that m selects surely
+// has.
+func (l *ledger) concerning(m Match) claims {
+	var some claims
+	for _, c := range l.claims {
+		if implied(c.labels.NamespaceLabels, m.NamespaceLabels) && implied(c.labels.PodLabels, m.PodLabels) {
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+// all returns who leaves no namespace, or nil.
+func (cs claims) all() *taker {
+	for _, c := range cs {
+		if c.all != nil {
+			return c.all
 		}
 	}
 	return nil
 }
 
-// covering returns the pattern that surely takes all that pattern selects in m, and
-// whose it is.
-func (c *claims) covering(pattern string, m Match) (by, who string, ok bool) {
-	for _, taken := range c.list {
-		if by, ok := taken.covering(pattern); ok && taken.concerns(m) {
-			return by, taken.who[by], true
+// covering returns the pattern that surely takes all that pattern selects, and whose
+// it is.
+func (cs claims) covering(pattern string) (by, who string, ok bool) {
+	for _, c := range cs {
+		if by, ok := c.covering(pattern); ok {
+			return by, c.who[by], true
 		}
 	}
 	return "", "", false
@@ -115,12 +130,6 @@ func (c *claim) add(who, pattern string) {
 	if !plain(pattern) {
 		c.globs = append(c.globs, pattern)
 	}
-}
-
-// concerns reports whether every container that m selects surely has the labels of
-// the claim.
-func (c *claim) concerns(m Match) bool {
-	return implied(c.labels.NamespaceLabels, m.NamespaceLabels) && implied(c.labels.PodLabels, m.PodLabels)
 }
 
 // implied reports whether labels that pass asked surely pass wanted.
