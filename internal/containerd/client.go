@@ -181,6 +181,12 @@ func ask[Q, R any](ctx context.Context, c *Client, method func(context.Context, 
 // reach connects anew if somebody listens at the socket, and says why if nobody does.
 func (c *Client) reach(ctx context.Context) error {
 	conn, err := c.dial(ctx)
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+		<-ctx.Done() // whose deadline the dialer noticed first
+	}
+	if err != nil && ctx.Err() != nil {
+		return c.explain(ctx, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w; start containerd, or name its socket in the configuration (containerd.socket)", ErrUnreachable, err)
 	}
