@@ -111,7 +111,7 @@ func New(o Options) (*Client, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: c.o.Patience,
+			MinConnectTimeout: 20 * time.Second, // so that whoever asks runs out of patience first, and says so
 		}))
 	if err != nil {
 		return nil, fmt.Errorf("client of containerd: %w", err)
@@ -181,12 +181,6 @@ func ask[Q, R any](ctx context.Context, c *Client, method func(context.Context, 
 // reach connects anew if somebody listens at the socket, and says why if nobody does.
 func (c *Client) reach(ctx context.Context) error {
 	conn, err := c.dial(ctx)
-	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
-		<-ctx.Done() // whose deadline the dialer noticed first
-	}
-	if err != nil && ctx.Err() != nil {
-		return c.explain(ctx, err)
-	}
 	if err != nil {
 		return fmt.Errorf("%w: %w; start containerd, or name its socket in the configuration (containerd.socket)", ErrUnreachable, err)
 	}

@@ -26,7 +26,10 @@ func client(tb testing.TB, o Options) *Client {
 }
 
 // socketIn returns where a containerd of the test's own listens.
-func socketIn(tb testing.TB) string { return filepath.Join(tb.TempDir(), "containerd.sock") }
+func socketIn(tb testing.TB) string {
+	tb.Helper()
+	return filepath.Join(tb.TempDir(), "containerd.sock")
+}
 
 // patient is longer than any answer takes that comes.
 const patient = time.Minute

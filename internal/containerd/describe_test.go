@@ -39,34 +39,29 @@ func (s *state) ids(tb testing.TB) (container, pod string) {
 	return container, pod
 }
 
-// eachVersion runs f with each recording.
-func eachVersion(t *testing.T, f func(t *testing.T, s *state)) {
-	t.Helper()
-	for _, version := range recorded(t) {
-		t.Run(version, func(t *testing.T) { f(t, loadState(t, version)) })
-	}
-}
-
 // TestDescribe: a container and its pod are what Kubernetes said, whatever the labels
 // of the image say.
 func TestDescribe(t *testing.T) {
-	eachVersion(t, func(t *testing.T, s *state) {
-		container, pod := s.ids(t)
-		if got := s.containers[container].GetLabels()["io.kubernetes.pod.namespace"]; got != "kube-system" {
-			t.Fatalf("the image's label is %q", got)
-		}
-		c := playing(t, s)
-		want := Description{
-			ID: container, Namespace: "pay-eu", Pod: "web-0", PodUID: "uid-web-0",
-			PodLabels: map[string]string{"app": "web-0", "tier": "pci"},
-			Name:      "main", Image: "docker.io/library/asked:1", ImageDigest: appManifest, ConfigDigest: appConfig,
-			Snapshotter: "overlayfs", SnapshotKey: container,
-		}
-		wantDescription(t, c, container, want)
-		want.ID, want.SnapshotKey, want.Sandbox = pod, pod, true
-		want.Name, want.Image, want.ImageDigest, want.ConfigDigest = "", "assay.test/pause:1", pauseManifest, pauseConfig
-		wantDescription(t, c, pod, want)
-	})
+	for _, version := range recorded(t) {
+		t.Run(version, func(t *testing.T) {
+			s := loadState(t, version)
+			container, pod := s.ids(t)
+			if got := s.containers[container].GetLabels()["io.kubernetes.pod.namespace"]; got != "kube-system" {
+				t.Fatalf("the image's label is %q", got)
+			}
+			c := playing(t, s)
+			want := Description{
+				ID: container, Namespace: "pay-eu", Pod: "web-0", PodUID: "uid-web-0",
+				PodLabels: map[string]string{"app": "web-0", "tier": "pci"},
+				Name:      "main", Image: "docker.io/library/asked:1", ImageDigest: appManifest, ConfigDigest: appConfig,
+				Snapshotter: "overlayfs", SnapshotKey: container,
+			}
+			wantDescription(t, c, container, want)
+			want.ID, want.SnapshotKey, want.Sandbox = pod, pod, true
+			want.Name, want.Image, want.ImageDigest, want.ConfigDigest = "", "assay.test/pause:1", pauseManifest, pauseConfig
+			wantDescription(t, c, pod, want)
+		})
+	}
 }
 
 func wantDescription(t *testing.T, c *Client, id string, want Description) {
@@ -120,14 +115,17 @@ func TestDescribeOtherwise(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachVersion(t, func(t *testing.T, s *state) {
-				container, pod := s.ids(t)
-				want, err := playing(t, s).Describe(t.Context(), container)
-				must(t, err)
-				tt.spoil(s, container, pod)
-				tt.want(&want)
-				wantDescription(t, playing(t, s), container, want)
-			})
+			for _, version := range recorded(t) {
+				t.Run(version, func(t *testing.T) {
+					s := loadState(t, version)
+					container, pod := s.ids(t)
+					want, err := playing(t, s).Describe(t.Context(), container)
+					must(t, err)
+					tt.spoil(s, container, pod)
+					tt.want(&want)
+					wantDescription(t, playing(t, s), container, want)
+				})
+			}
 		})
 	}
 }

@@ -23,30 +23,33 @@ func (s *state) store(blob []byte) string {
 // TestLayers: the chain of a container's snapshots is that of its image's layers, for
 // the pod's own as well; containerd is asked for an image's configuration once.
 func TestLayers(t *testing.T) {
-	eachVersion(t, func(t *testing.T, s *state) {
-		c := playing(t, s)
-		container, pod := s.ids(t)
-		for id, want := range map[string]layer.ContainerdSnapshot{
-			container: {Snapshotter: "overlayfs", Key: container, Config: appConfig},
-			pod:       {Snapshotter: "overlayfs", Key: pod, Config: pauseConfig},
-		} {
-			got, err := c.Snapshot(t.Context(), id)
-			must(t, err)
-			if got != want {
-				t.Errorf("%+v, want %+v", got, want)
+	for _, version := range recorded(t) {
+		t.Run(version, func(t *testing.T) {
+			s := loadState(t, version)
+			c := playing(t, s)
+			container, pod := s.ids(t)
+			for id, want := range map[string]layer.ContainerdSnapshot{
+				container: {Snapshotter: "overlayfs", Key: container, Config: appConfig},
+				pod:       {Snapshotter: "overlayfs", Key: pod, Config: pauseConfig},
+			} {
+				got, err := c.Snapshot(t.Context(), id)
+				must(t, err)
+				if got != want {
+					t.Errorf("%+v, want %+v", got, want)
+				}
+				wantChain(t, c, got)
 			}
-			wantChain(t, c, got)
-		}
-		before := s.reads.Load()
-		for range 2 {
-			if diffs, err := c.DiffIDs(t.Context(), appConfig); err != nil || len(diffs) != 4 {
-				t.Errorf("%q, %v", diffs, err)
+			before := s.reads.Load()
+			for range 2 {
+				if diffs, err := c.DiffIDs(t.Context(), appConfig); err != nil || len(diffs) != 4 {
+					t.Errorf("%q, %v", diffs, err)
+				}
 			}
-		}
-		if again := s.reads.Load() - before; again != 0 {
-			t.Errorf("the configuration was read %d times more", again)
-		}
-	})
+			if again := s.reads.Load() - before; again != 0 {
+				t.Errorf("the configuration was read %d times more", again)
+			}
+		})
+	}
 }
 
 // wantChain fails t unless the snapshot has as many ancestors and lower directories as
