@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/assay-project/assay/internal/containerd"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/install"
 	"github.com/assay-project/assay/internal/tenant"
@@ -76,6 +77,8 @@ type Options struct {
 	Containers int
 	// HooksDirs is where runtimes look for hooks; none means where podman does.
 	HooksDirs []string
+	// Containerd is the containerd to ask; what is left out is where it usually is.
+	Containerd containerd.Options
 	// Timeout bounds every question to another process; 0 means 3 s.
 	Timeout time.Duration
 }
@@ -89,6 +92,8 @@ func Run(ctx context.Context, o Options) []Check {
 	if len(o.HooksDirs) == 0 {
 		o.HooksDirs = []string{install.DefaultHooksDir}
 	}
+	o.Containerd.Socket = cmp.Or(o.Containerd.Socket, containerd.DefaultSocket)
+	o.Containerd.Namespace = cmp.Or(o.Containerd.Namespace, containerd.DefaultNamespace)
 	return hostNode().examine(ctx, &o)
 }
 
@@ -97,13 +102,17 @@ type node struct {
 	proc      string // the proc file system
 	features  func() []fanotify.Feature
 	askKeeper func(ctx context.Context, socket string) (*keeperReport, error)
+	probe     func(ctx context.Context, o containerd.Options) (containerd.Report, error)
 	runtimes  []program
 	sockets   []endpoint
 }
 
 // hostNode is the machine that this process runs on.
 func hostNode() *node {
-	return &node{proc: "/proc", features: features, askKeeper: askKeeper, runtimes: programs(), sockets: endpoints()}
+	return &node{
+		proc: "/proc", features: features, askKeeper: askKeeper, probe: probeContainerd,
+		runtimes: programs(), sockets: endpoints(),
+	}
 }
 
 // examine runs all checks.
@@ -129,6 +138,7 @@ func (n *node) examine(ctx context.Context, o *Options) []Check {
 	checks = append(checks, kernel(n.features(), self)...)
 	checks = append(checks, n.limits(o, agent, subject)...)
 	checks = append(checks, n.findRuntimes(ctx, o)...)
+	checks = append(checks, n.containerd(ctx, o)...)
 	checks = append(checks, hooks.checks...)
 	return append(checks, askScanners(ctx, o, self)...)
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/assay-project/assay/internal/containerd"
 	"github.com/assay-project/assay/internal/fanotify"
 	"github.com/assay-project/assay/internal/tenant"
 )
@@ -83,6 +84,7 @@ func fakeOptions(t *testing.T) *Options {
 	return &Options{
 		Config: tenant.Default(), Socket: filepath.Join(dir, "agent.sock"),
 		HooksDirs: []string{filepath.Join(dir, "hooks.d")}, Timeout: time.Minute,
+		Containerd: containerd.Options{Socket: filepath.Join(dir, "containerd.sock")},
 	}
 }
 

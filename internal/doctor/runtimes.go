@@ -38,10 +38,6 @@ func endpoints() []endpoint {
 	const notGuarded = "runs here, but nothing announces its containers: they are not guarded"
 	return []endpoint{
 		{
-			"containerd", "/run/containerd/containerd.sock", notGuarded,
-			"this version has no integration with containerd; its base_runtime_spec can carry the hook, see docs/limitations.md",
-		},
-		{
 			"docker", "/run/docker.sock", notGuarded,
 			"this version has no integration with docker, which reads no hooks directories; see docs/limitations.md",
 		},
