@@ -127,11 +127,11 @@ func (p *program) uninstallContainerd(c *cli.Context) error {
 
 // containerdFailure is installFailure where other files than the hook can be missing.
 func containerdFailure(err error, hook string) error {
-	var path *fs.PathError
-	if errors.Is(err, fs.ErrNotExist) && !(errors.As(err, &path) && strings.HasPrefix(hook, path.Path)) {
-		return &failure{code: exitUsage, err: err}
+	path, ok := errors.AsType[*fs.PathError](err)
+	if ok && strings.HasPrefix(hook, path.Path) || !errors.Is(err, fs.ErrNotExist) {
+		return installFailure(err)
 	}
-	return installFailure(err)
+	return &failure{code: exitUsage, err: err}
 }
 
 // A containerdDocument is the output of install and uninstall containerd with -o json.

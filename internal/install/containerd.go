@@ -36,19 +36,19 @@ const (
 
 // ContainerdOptions say how containerd shall start the hook. Only HookPath is required.
 type ContainerdOptions struct {
-	Containerd    string   // the program; default containerd on PATH
-	Ctr           string   // default ctr beside it, else on PATH
-	Config        string   // default DefaultContainerdConfig
-	Dir           string   // for our files; default DefaultContainerdDir
-	HookPath      string   // the assay-hook binary, absolute
-	Socket        string   // the agent's; default hook.DefaultSocket
-	Exempt        []string // namespaces; default DefaultExempt
-	Timeout       time.Duration
-	Handlers      []string // runtime handlers; default all that run processes of the node
-	RequirePlugin bool     // NRI refuses to create containers while the plugin is not there
-	Plugin        string   // the assay program, if containerd is to start it as its NRI plugin
-	Edit          bool     // add the line to Config by which it imports our file, if it has none
-	DryRun        bool     // change nothing, only tell
+	Containerd    string        // the program; default containerd on PATH
+	Ctr           string        // default ctr beside it, else on PATH
+	Config        string        // default DefaultContainerdConfig
+	Dir           string        // for our files; default DefaultContainerdDir
+	HookPath      string        // the assay-hook binary, absolute
+	Socket        string        // the agent's; default hook.DefaultSocket
+	Exempt        []string      // namespaces; default DefaultExempt
+	Timeout       time.Duration // of the hook; default hook.DefaultTimeout
+	Handlers      []string      // runtime handlers; default all that run processes of the node
+	RequirePlugin bool          // NRI refuses to create containers while the plugin is not there
+	Plugin        string        // the assay program, if containerd is to start it as its NRI plugin
+	Edit          bool          // add the line to Config by which it imports our file, if it has none
+	DryRun        bool          // change nothing, only tell
 }
 
 // A File is one that was written or removed, or with DryRun would be.
@@ -94,14 +94,16 @@ func Containerd(ctx context.Context, opts ContainerdOptions) (ContainerdResult, 
 	if err != nil || opts.DryRun {
 		return r, err
 	}
-	if err := applyFiles(r.Files); err != nil {
-		return r, err
-	}
+	// Before the files, because it is what can still be refused; it imports a pattern,
+	// which nothing need match.
 	if r.Import != "" && opts.Edit {
 		if err := addImport(opts.Config, r.Import); err != nil {
 			return r, err
 		}
 		r.Import = ""
+	}
+	if err := applyFiles(r.Files); err != nil {
+		return r, err
 	}
 	after, err := dump(ctx, opts.Containerd, opts.Config)
 	if err != nil {
@@ -141,7 +143,7 @@ func (o *ContainerdOptions) spec(handler string) string {
 }
 
 // handlerName is what a handler may be called: part of a file's name, and of a TOML key.
-var handlerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`) //nolint:gochecknoglobals // compiled once
+var handlerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // check finds options that would only fail when a container starts.
 func (o *ContainerdOptions) check() error {

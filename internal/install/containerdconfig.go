@@ -70,8 +70,7 @@ type containerdConfig struct {
 func parseConfig(text []byte) (*containerdConfig, error) {
 	c := new(containerdConfig)
 	if err := toml.Unmarshal(text, c); err != nil {
-		var where *toml.DecodeError
-		if errors.As(err, &where) {
+		if where, ok := errors.AsType[*toml.DecodeError](err); ok {
 			line, column := where.Position()
 			return nil, fmt.Errorf("line %d, column %d: %w", line, column, err)
 		}

@@ -104,7 +104,7 @@ func importLine(dropIn string) string {
 }
 
 // versionLine is the line of a configuration below which another key can stand.
-var versionLine = regexp.MustCompile(`(?m)^version\s*=.*\n`) //nolint:gochecknoglobals // compiled once
+var versionLine = regexp.MustCompile(`(?m)^version\s*=.*\n`)
 
 // addImport adds the line to containerd's configuration.
 func addImport(config, line string) error {
@@ -146,7 +146,7 @@ func editConfig(config string, edit func(string) string) error {
 func onlyImports(a, b []byte) error {
 	var before, after map[string]any
 	if err := errors.Join(toml.Unmarshal(a, &before), toml.Unmarshal(b, &after)); err != nil {
-		return err
+		return fmt.Errorf("it has imports already, or more than one version: %w", err)
 	}
 	_, had := before["imports"]
 	_, has := after["imports"]
