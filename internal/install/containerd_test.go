@@ -356,6 +356,10 @@ func TestContainerdBadOptions(t *testing.T) {
 			if found, err := filepath.Glob(dir + "/*"); err != nil || len(found) != 0 {
 				t.Errorf("written: %q, %v", found, err)
 			}
+			opts.DryRun = true
+			if _, err := Containerd(t.Context(), opts); err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("error %v of the dry run, want %q", err, tt.err)
+			}
 		})
 	}
 }
