@@ -42,9 +42,16 @@ type Options struct {
 	Stage  Stage
 	Socket string // the agent's, an absolute path of at most MaxSocket bytes
 	// Namespace selects the tenant. It must come from the platform: what the
-	// container's annotations say about namespaces is only ever a label.
+	// container's annotations say about namespaces is only a label, unless Runtime
+	// is set.
 	Namespace string
-	Timeout   time.Duration // for everything that involves the agent
+	// Runtime is whose Kubernetes service starts the container: it says in the
+	// container's annotations whose it is, where pods cannot. Namespace stays empty then.
+	Runtime announce.Runtime
+	// Exempt are the namespaces, by their exact names, whose containers start without
+	// an agent that is missing. It needs Runtime.
+	Exempt  []string
+	Timeout time.Duration // for everything that involves the agent
 	// Wait is how much of Timeout may be spent on waiting for a missing agent to
 	// come back, as when it is being replaced; 0 is not at all.
 	Wait time.Duration
@@ -61,6 +68,9 @@ var (
 	// ErrAgentMissing: nothing listens on the socket, or the agent says that it is
 	// stopping. It is the only error that an operator may choose to ignore.
 	ErrAgentMissing = errors.New("the agent is not running")
+	// ErrWithoutAgent: as ErrAgentMissing, and Options lets this container start all
+	// the same. It comes without a wait.
+	ErrWithoutAgent = errors.New("it starts unguarded")
 	// ErrForeignSocket: the socket is served by somebody other than root.
 	ErrForeignSocket = errors.New("the socket is not served by root")
 	// ErrTimeout: the agent is there and did not reply in time.
@@ -72,7 +82,7 @@ var (
 // Guard reads the container's state from stdin, announces the container and
 // waits until the agent has confirmed it by its id: only then is err nil. Else
 // err is an *announce.Refusal by the agent or wraps ErrState, ErrAgentMissing,
-// ErrForeignSocket, ErrTimeout or ErrReply. The container's id is also returned
+// ErrWithoutAgent, ErrForeignSocket, ErrTimeout or ErrReply. The container's id is also returned
 // with an error, empty if it could not be read, so that messages can name it.
 func Guard(stdin io.Reader, opts *Options) (id string, err error) {
 	state, err := readState(stdin)
@@ -102,6 +112,11 @@ func announcement(state *specs.State, opts *Options) (announce.Container, error)
 		Source:    "hook:" + string(opts.Stage),
 	}
 	describe(&c, state.Annotations)
+	if opts.Runtime != "" {
+		if err := identify(&c, opts.Runtime, state.Annotations); err != nil {
+			return announce.Container{}, err
+		}
+	}
 	if err := c.Validate(); err != nil {
 		return announce.Container{}, fmt.Errorf("%w: %w", ErrState, err)
 	}
@@ -120,8 +135,12 @@ func send(c *announce.Container, opts *Options) error {
 	body = request(body)
 	began := time.Now()
 	deadline, patience := began.Add(opts.Timeout), began.Add(opts.Wait)
+	excuse := opts.excuse(c)
 	for {
 		err := ask(c.ID, body, opts.Socket, deadline)
+		if excuse != "" && errors.Is(err, ErrAgentMissing) {
+			return fmt.Errorf("%w, %s: %w", ErrWithoutAgent, excuse, err)
+		}
 		away := errors.Is(err, ErrAgentMissing) || errors.Is(err, errHungUp)
 		if !away || time.Until(patience) <= askEvery {
 			return err

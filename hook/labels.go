@@ -12,17 +12,15 @@ const maxLabel = 512
 // describe names the container in records after the well-known annotations of
 // containerd's and CRI-O's Kubernetes services and of the OCI image
 // specification. An image or its owner can set some of these, so nothing is
-// ever decided by them; the namespace stays a label for the same reason.
+// decided by them; the namespace stays a label for the same reason. What identify
+// takes is what one runtime is known to write itself.
 func describe(c *announce.Container, annotations map[string]string) {
 	label := func(key string) string {
 		value := annotations[key]
 		if value == "" {
 			return ""
 		}
-		if len(value) > maxLabel {
-			value = value[:maxLabel]
-		}
-		value = strings.ToValidUTF8(value, "")
+		value = bounded(value)
 		if c.Labels == nil {
 			c.Labels = make(map[string]string)
 		}
@@ -41,4 +39,9 @@ func describe(c *announce.Container, annotations map[string]string) {
 	c.Pod = first("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name", "io.kubernetes.cri-o.KubeName")
 	c.Image = first("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName", "org.opencontainers.image.ref.name")
 	first("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace", "io.kubernetes.cri-o.Namespace")
+}
+
+// bounded returns value cut to at most maxLabel bytes, and to valid UTF-8.
+func bounded(value string) string {
+	return strings.ToValidUTF8(value[:min(len(value), maxLabel)], "")
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"unicode"
@@ -57,6 +58,9 @@ func run(args []string, stdin io.Reader, stdout io.Writer, stderr *os.File) int 
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, hook.ErrWithoutAgent):
+		report(stderr, systemLog, about(id)+err.Error())
+		return exitOK
 	case errors.Is(err, hook.ErrAgentMissing) && opts.missingAllowed:
 		report(stderr, systemLog, about(id)+"WARNING: it starts unguarded, as --on-agent-missing=allow says: "+err.Error())
 		return exitOK
@@ -75,6 +79,11 @@ func parseArgs(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&opts.Namespace, "namespace", "", "")
 	flags.DurationVar(&opts.Timeout, "timeout", hook.DefaultTimeout, "")
 	flags.DurationVar(&opts.Wait, "wait", hook.DefaultWait, "")
+	runtime := flags.String("runtime", "", "")
+	flags.Func("exempt-namespace", "", func(name string) error {
+		opts.Exempt = append(opts.Exempt, name)
+		return nil
+	})
 	missing := flags.String("on-agent-missing", "fail", "")
 	showVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
@@ -87,6 +96,9 @@ func parseArgs(args []string, stdout io.Writer) (*options, error) {
 	case *showVersion:
 		fmt.Fprintln(stdout, "assay-hook", version)
 		return nil, flag.ErrHelp
+	}
+	if err := opts.setRuntime(*runtime); err != nil {
+		return nil, err
 	}
 	opts.missingAllowed = *missing == "allow"
 	if *missing != "allow" && *missing != "fail" {
@@ -106,6 +118,22 @@ func parseArgs(args []string, stdout io.Writer) (*options, error) {
 	}
 	opts.Stage, err = hook.ParseStage(flags.Arg(0))
 	return opts, err
+}
+
+// setRuntime takes --runtime, and checks the flags that go with it or do not.
+func (o *options) setRuntime(name string) (err error) {
+	switch {
+	case name == "" && len(o.Exempt) > 0:
+		return errors.New("--exempt-namespace needs --runtime: nothing else says what a container's namespace is")
+	case name == "":
+		return nil
+	case o.Namespace != "":
+		return errors.New("--namespace and --runtime exclude each other: one of them says what the namespace is")
+	case slices.Contains(o.Exempt, ""):
+		return errors.New("--exempt-namespace needs the name of a namespace")
+	}
+	o.Runtime, err = hook.ParseRuntime(name)
+	return err
 }
 
 // about names the container, if it is known, for a message.

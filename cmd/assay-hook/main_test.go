@@ -37,6 +37,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exitcode":      cmdExitCode,
 			"state":         cmdState,
+			"podstate":      cmdPodState,
 			"agent":         cmdAgent,
 			"announced":     cmdAnnounced,
 			"foreign-agent": cmdForeignAgent,
@@ -72,7 +73,17 @@ func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
 // cmdState is `state STATUS`: it makes the state of container c1 the next
 // command's standard input, in the file "state".
 func cmdState(ts *testscript.TestScript, _ bool, args []string) {
-	state := fmt.Sprintf(`{"ociVersion":"1.0.2","id":"c1","status":%q,"pid":%d,"bundle":%q}`, args[0], os.Getpid(), ts.Getenv("BUNDLE"))
+	writeState(ts, args[0], "{}")
+}
+
+// cmdPodState is `podstate FILE`: it does the same, with FILE's annotations.
+func cmdPodState(ts *testscript.TestScript, _ bool, args []string) {
+	writeState(ts, "creating", ts.ReadFile(args[0]))
+}
+
+func writeState(ts *testscript.TestScript, status, annotations string) {
+	state := fmt.Sprintf(`{"ociVersion":"1.0.2","id":"c1","status":%q,"pid":%d,"bundle":%q,"annotations":%s}`,
+		status, os.Getpid(), ts.Getenv("BUNDLE"), annotations)
 	ts.Check(os.WriteFile(ts.MkAbs("state"), []byte(state), 0o600))
 }
 

@@ -95,8 +95,6 @@ func argumentWords(path string) []string {
 	switch path {
 	case "assay completion":
 		return []string{"bash", "zsh", "fish"}
-	case "assay install", "assay uninstall":
-		return installTargets()
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/assay-project/assay/internal/doctor"
+	"github.com/assay-project/assay/internal/install"
 	"github.com/assay-project/assay/internal/tenant"
 )
 
@@ -19,9 +20,10 @@ const defaultConfig = "/etc/assay/assay.yaml"
 
 // The flags of doctor.
 const (
-	flagConfig     = "config"
-	flagContainers = "containers"
-	flagHooksDir   = "hooks-dir"
+	flagConfig           = "config"
+	flagContainerdConfig = "containerd-config"
+	flagContainers       = "containers"
+	flagHooksDir         = "hooks-dir"
 )
 
 func (p *program) doctorCommand() *cli.Command {
@@ -50,6 +52,7 @@ Examples:
 				Name: flagHooksDir, Usage: "look for hooks in `DIR`; may be repeated",
 				DefaultText: "where podman looks",
 			},
+			&cli.StringFlag{Name: flagContainerdConfig, Value: install.DefaultContainerdConfig, Usage: "examine containerd's configuration in `FILE`"},
 		},
 		Action: p.doctor,
 	}
@@ -93,7 +96,7 @@ func (p *program) doctor(c *cli.Context) error {
 // other: the checks in wrong report it, and the rest is examined with the
 // built-in default.
 func doctorOptions(c *cli.Context) (o doctor.Options, wrong []doctor.Check, err error) {
-	o = doctor.Options{Containers: c.Int(flagContainers), HooksDirs: c.StringSlice(flagHooksDir)}
+	o = doctor.Options{Containers: c.Int(flagContainers), HooksDirs: c.StringSlice(flagHooksDir), ContainerdConfig: c.String(flagContainerdConfig)}
 	if c.IsSet(flagSocket) {
 		o.Socket = c.String(flagSocket)
 	}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,23 +17,49 @@ const (
 	flagHook           = "hook"
 	flagNamespace      = "namespace"
 	flagOnAgentMissing = "on-agent-missing"
+	flagExempt         = "exempt-namespace"
 	flagDryRun         = "dry-run"
 )
-
-// installTargets returns what the hook can be installed for.
-func installTargets() []string { return []string{"podman"} }
 
 // onAgentMissing returns the values of --on-agent-missing.
 func onAgentMissing() []string { return []string{"fail", "allow"} }
 
 func (p *program) installCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "install",
-		Usage:     "make a container runtime announce its containers to the agent",
-		ArgsUsage: "podman",
+		Name:  "install",
+		Usage: "make a container runtime announce its containers to the agent",
+		Description: `Makes a container runtime run assay-hook for every container that it starts from
+now on. May be repeated; changes nothing if all is as wanted. A file that Assay
+did not write is never replaced. "assay uninstall" undoes it.
+
+Examples:
+  sudo assay install podman --dry-run
+  sudo assay install containerd --edit
+  sudo assay install cri-o`,
+		Subcommands: []*cli.Command{p.installPodmanCommand(), p.installContainerdCommand(), p.installCRIOCommand()},
+	}
+}
+
+func (p *program) uninstallCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "uninstall",
+		Usage: "undo what install did",
+		Description: `Removes what "assay install" wrote, and nothing else. Containers that run already
+stay guarded.
+
+Examples:
+  sudo assay uninstall podman --dry-run
+  sudo assay uninstall containerd`,
+		Subcommands: []*cli.Command{p.uninstallPodmanCommand(), p.uninstallContainerdCommand(), p.uninstallCRIOCommand()},
+	}
+}
+
+func (p *program) installPodmanCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "podman",
+		Usage: "one file in podman's hooks directory",
 		Description: `Writes one file into podman's hooks directory, so that podman runs assay-hook
-for every container that it starts from now on. May be repeated; changes
-nothing if all is as wanted. A file that Assay did not write is never replaced.
+for every container that it starts from now on.
 
 With --on-agent-missing fail, no container starts while the agent is away; with
 allow, containers start unguarded then.
@@ -46,7 +71,7 @@ Examples:
   sudo assay install podman --hooks-dir /tmp/hooks.d   (podman --hooks-dir /tmp/hooks.d run ...)`,
 		Flags: []cli.Flag{
 			hooksDirFlag(),
-			&cli.StringFlag{Name: flagHook, Usage: "`PATH` of the assay-hook program", DefaultText: "assay-hook beside this program"},
+			hookFlag(),
 			&cli.StringFlag{Name: flagNamespace, Usage: "announce all containers under the namespace `NAME`, which selects their tenant"},
 			&cli.StringFlag{
 				Name: flagOnAgentMissing, Value: onAgentMissing()[0],
@@ -54,28 +79,88 @@ Examples:
 			},
 			dryRunFlag(),
 		},
-		Action: p.install,
+		Action: p.installPodman,
 	}
 }
 
-func (p *program) uninstallCommand() *cli.Command {
+func (p *program) uninstallPodmanCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "uninstall",
-		Usage:     "undo what install did",
-		ArgsUsage: "podman",
-		Description: `Removes the file that "assay install podman" wrote. Containers that run already
-stay guarded. A file that Assay did not write is left alone.
+		Name:  "podman",
+		Usage: "remove the file from podman's hooks directory",
+		Description: `Removes the file that "assay install podman" wrote. A file that Assay did not
+write is left alone.
 
 Examples:
   sudo assay uninstall podman --dry-run
   sudo assay uninstall podman`,
-		Flags:  []cli.Flag{hooksDirFlag(), dryRunFlag()},
-		Action: p.uninstall,
+		Flags: []cli.Flag{hooksDirFlag(), dryRunFlag()},
+		Action: func(c *cli.Context) error {
+			result, err := install.UninstallPodman(install.PodmanOptions{HooksDir: c.String(flagHooksDir), DryRun: c.Bool(flagDryRun)})
+			return p.tellUninstalled(c, &result, err)
+		},
+	}
+}
+
+func (p *program) installCRIOCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "cri-o",
+		Usage: "one file in CRI-O's hooks directory",
+		Description: `Writes one file into CRI-O's hooks directory, so that CRI-O runs assay-hook for
+every container that it starts from now on. The hook takes a pod's namespace
+from what CRI-O itself tells of it. While the agent is away no container starts,
+but in the namespaces of --exempt-namespace.
+
+Podman reads the same directory. On a node with both, give one of them another
+(hooks_dir in its configuration).
+
+Examples:
+  sudo assay install cri-o --dry-run
+  sudo assay install cri-o --hooks-dir /etc/crio/hooks.d`,
+		Flags: []cli.Flag{hooksDirFlag(), hookFlag(), exemptFlag(), dryRunFlag()},
+		Action: func(c *cli.Context) error {
+			hook, err := hookPath(c)
+			if err != nil {
+				return err
+			}
+			result, err := install.CRIO(install.CRIOOptions{
+				HooksDir: c.String(flagHooksDir), HookPath: hook, Socket: c.String(flagSocket),
+				Exempt: c.StringSlice(flagExempt), DryRun: c.Bool(flagDryRun),
+			})
+			return p.tellInstalled(c, &result, err, "CRI-O runs the hook for every container that it starts")
+		},
+	}
+}
+
+func (p *program) uninstallCRIOCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "cri-o",
+		Usage: "remove the file from CRI-O's hooks directory",
+		Description: `Removes the file that "assay install cri-o" wrote. A file that Assay did not
+write is left alone.
+
+Examples:
+  sudo assay uninstall cri-o`,
+		Flags: []cli.Flag{hooksDirFlag(), dryRunFlag()},
+		Action: func(c *cli.Context) error {
+			result, err := install.UninstallCRIO(install.CRIOOptions{HooksDir: c.String(flagHooksDir), DryRun: c.Bool(flagDryRun)})
+			return p.tellUninstalled(c, &result, err)
+		},
+	}
+}
+
+func hookFlag() cli.Flag {
+	return &cli.StringFlag{Name: flagHook, Usage: "`PATH` of the assay-hook program", DefaultText: "assay-hook beside this program"}
+}
+
+func exemptFlag() cli.Flag {
+	return &cli.StringSliceFlag{
+		Name: flagExempt, Value: cli.NewStringSlice(install.DefaultExempt),
+		Usage: "start containers of the Kubernetes namespace `NS`, an exact name, while the agent is away; may be repeated",
 	}
 }
 
 func hooksDirFlag() cli.Flag {
-	return &cli.StringFlag{Name: flagHooksDir, Value: install.DefaultHooksDir, Usage: "`DIR` where podman looks for hooks"}
+	return &cli.StringFlag{Name: flagHooksDir, Value: install.DefaultHooksDir, Usage: "`DIR` where the runtime looks for hooks"}
 }
 
 func dryRunFlag() cli.Flag {
@@ -91,23 +176,7 @@ type installDocument struct {
 	Content string `json:"content,omitempty"` // of the file; none after an uninstall
 }
 
-// target returns the runtime named on the command line.
-func target(c *cli.Context) (string, error) {
-	args, err := operands(c, "one target: "+joinWords(installTargets()), 1, 1)
-	if err != nil {
-		return "", err
-	}
-	if !slices.Contains(installTargets(), args[0]) {
-		return "", usage("the targets are: "+joinWords(installTargets()), "unknown target %q of %s", args[0], c.Command.Name)
-	}
-	return args[0], nil
-}
-
-func (p *program) install(c *cli.Context) error {
-	name, err := target(c)
-	if err != nil {
-		return err
-	}
+func (p *program) installPodman(c *cli.Context) error {
 	hook, err := hookPath(c)
 	if err != nil {
 		return err
@@ -116,28 +185,31 @@ func (p *program) install(c *cli.Context) error {
 		HooksDir: c.String(flagHooksDir), HookPath: hook, Socket: c.String(flagSocket),
 		Namespace: c.String(flagNamespace), OnAgentMissing: c.String(flagOnAgentMissing), DryRun: c.Bool(flagDryRun),
 	})
+	return p.tellInstalled(c, &result, err, "podman runs the hook for every container that it starts")
+}
+
+// tellInstalled tells what install did to one file; now is what holds if it had
+// nothing to do.
+func (p *program) tellInstalled(c *cli.Context, r *install.Result, err error, now string) error {
 	if err != nil {
 		return installFailure(err)
 	}
-	return p.printInstall(c, name, &result, [3]string{
-		"would write", "wrote", "is as wanted already; podman runs the hook for every container that it starts",
-	})
+	return p.printInstall(c, r, [3]string{"would write", "wrote", "is as wanted already; " + now})
 }
 
-func (p *program) uninstall(c *cli.Context) error {
-	name, err := target(c)
-	if err != nil {
-		return err
-	}
-	result, err := install.UninstallPodman(install.PodmanOptions{HooksDir: c.String(flagHooksDir), DryRun: c.Bool(flagDryRun)})
+// tellUninstalled tells what uninstall did to one file.
+func (p *program) tellUninstalled(c *cli.Context, r *install.Result, err error) error {
 	if err != nil {
 		return installFailure(err)
 	}
-	return p.printInstall(c, name, &result, [3]string{"would remove", "removed", "does not exist; there is nothing to undo"})
+	return p.printInstall(c, r, [3]string{"would remove", "removed", "does not exist; there is nothing to undo"})
 }
 
-// hookPath returns where the hook's program is.
+// hookPath returns where the hook's program is, of a command that takes no operands.
 func hookPath(c *cli.Context) (string, error) {
+	if _, err := operands(c, "no arguments", 0, 0); err != nil {
+		return "", err
+	}
 	if path := c.String(flagHook); path != "" {
 		return path, nil
 	}
@@ -162,10 +234,10 @@ func installFailure(err error) error {
 
 // printInstall tells what was done. words are for: would be done, was done,
 // nothing to do.
-func (p *program) printInstall(c *cli.Context, name string, r *install.Result, words [3]string) error {
+func (p *program) printInstall(c *cli.Context, r *install.Result, words [3]string) error {
 	dry := c.Bool(flagDryRun)
 	if asJSON(c) {
-		return p.printJSON(installDocument{Target: name, Path: r.Path, Changed: r.Changed, DryRun: dry, Content: string(r.Content)})
+		return p.printJSON(installDocument{Target: c.Command.Name, Path: r.Path, Changed: r.Changed, DryRun: dry, Content: string(r.Content)})
 	}
 	line := printable(r.Path) + " " + words[2]
 	switch {

@@ -79,6 +79,8 @@ type Options struct {
 	HooksDirs []string
 	// Containerd is the containerd to ask; what is left out is where it usually is.
 	Containerd containerd.Options
+	// ContainerdConfig is containerd's configuration; "" means where containerd looks.
+	ContainerdConfig string
 	// Timeout bounds every question to another process; 0 means 3 s.
 	Timeout time.Duration
 }
@@ -88,6 +90,7 @@ type Options struct {
 // what is still open becomes Unknown or Fail with ctx's error.
 func Run(ctx context.Context, o Options) []Check {
 	o.Socket = cmp.Or(o.Socket, o.Config.Socket)
+	o.ContainerdConfig = cmp.Or(o.ContainerdConfig, install.DefaultContainerdConfig)
 	o.Timeout = cmp.Or(o.Timeout, 3*time.Second)
 	if len(o.HooksDirs) == 0 {
 		o.HooksDirs = []string{install.DefaultHooksDir}
@@ -140,6 +143,7 @@ func (n *node) examine(ctx context.Context, o *Options) []Check {
 	checks = append(checks, n.findRuntimes(ctx, o)...)
 	checks = append(checks, n.containerd(ctx, o)...)
 	checks = append(checks, hooks.checks...)
+	checks = append(checks, containerdHooks(ctx, o)...)
 	return append(checks, askScanners(ctx, o, self)...)
 }
 

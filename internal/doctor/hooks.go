@@ -30,6 +30,8 @@ type hookEntry struct {
 		Env  []string `json:"env"`
 	} `json:"hook"`
 	Stages []string `json:"stages"`
+
+	required bool // the runtime does not go on without the program
 }
 
 // A hooksReport is what the hooks directories say.
@@ -108,16 +110,26 @@ func (e *hookEntry) check() Check {
 	switch {
 	case problem != "":
 		check.Status, check.Detail = Fail, problem
-		check.Remedy = "install assay-hook as root with mode 0755, then run assay install podman"
+		check.Remedy = "install assay-hook as root with mode 0755, then run " + e.installCommand()
 	case !runs:
-		check.Status, check.Remedy = Fail, "assay install podman writes the entry anew"
+		check.Status, check.Remedy = Fail, e.installCommand()+" writes the entry anew"
 		check.Detail = fmt.Sprintf("runs at stages %q, where a container cannot be guarded in time", e.Stages)
 	case e.allowsWithoutAgent():
 		check.Status = Warn
 		check.Detail += " with --on-agent-missing allow: while the agent is away, containers start unguarded"
-		check.Remedy = "assay install podman --on-agent-missing fail, if protection matters more than starting"
+		check.Remedy = e.installCommand() + " --on-agent-missing fail, if protection matters more than starting"
 	}
 	return check
+}
+
+// installCommand returns what has written the entry.
+func (e *hookEntry) installCommand() string {
+	for _, v := range e.Hook.Env {
+		if target, ours := strings.CutPrefix(v, hookMarker); ours {
+			return "assay install " + target
+		}
+	}
+	return "assay install podman"
 }
 
 // allowsWithoutAgent reports whether the hook lets containers start when there
@@ -142,7 +154,7 @@ func (e *hookEntry) programProblem() string {
 	path := e.program()
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		if e.throughEnv() {
+		if e.required || e.throughEnv() {
 			return fmt.Sprintf("%s cannot be run, so no container can start: %v", path, err)
 		}
 		return fmt.Sprintf("%s is not there; podman skips such a hook without a word, and containers start unguarded: %v", path, err)

@@ -29,22 +29,20 @@ func programs() []program {
 // An endpoint is the socket of a runtime's daemon.
 type endpoint struct {
 	name, path   string
-	note, remedy string
+	note, remedy string // without a remedy all is well
 }
 
 // endpoints returns the daemons to look for, and what this version of Assay does
 // about their containers.
 func endpoints() []endpoint {
-	const notGuarded = "runs here, but nothing announces its containers: they are not guarded"
 	return []endpoint{
 		{
-			"docker", "/run/docker.sock", notGuarded,
-			"this version has no integration with docker, which reads no hooks directories; see docs/limitations.md",
+			"docker", "/run/docker.sock", "runs here, but nothing announces its containers: they are not guarded",
+			"docker reads no hooks directories and knows no hooks, see docs/limitations.md",
 		},
 		{
-			"CRI-O", "/run/crio/crio.sock",
-			"runs here and reads the same hooks directories as podman, but this version is not tested with it",
-			"check that \"assay status\" lists its containers before you rely on it",
+			"CRI-O", "/run/crio/crio.sock", "runs here and reads the same hooks directories as podman, but this version is not tested with it",
+			"assay install cri-o, and check that \"assay status\" lists its containers before you rely on it",
 		},
 	}
 }
@@ -96,6 +94,9 @@ func (p *program) check(ctx context.Context, o *Options, path string) Check {
 func (e *endpoint) check() (Check, bool) {
 	info, err := os.Stat(e.path)
 	check := Check{Area: AreaRuntimes, Name: e.name, Status: Warn, Detail: e.path + " " + e.note, Remedy: e.remedy}
+	if e.remedy == "" {
+		check.Status = OK
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return Check{}, false

@@ -14,7 +14,7 @@ import (
 type check func(path string, info fs.FileInfo) error
 
 // checkProgram makes sure that the file is a program that only root can change,
-// because podman will start it as root for every container.
+// because a runtime will start it as root for every container.
 func checkProgram(path string, info fs.FileInfo) error {
 	switch {
 	case !info.Mode().IsRegular():
@@ -105,20 +105,20 @@ func components(path string) []string {
 }
 
 // replaceFile puts content at path, whole or not at all, also across a crash.
-func replaceFile(path string, content []byte) (err error) {
-	// Readers of the directory only look at *.json.
+func replaceFile(path string, content []byte, mode fs.FileMode) (err error) {
+	// Readers of the directories only look at *.json and *.toml, or at programs.
 	f, err := os.CreateTemp(filepath.Dir(path), ".assay-*.tmp")
 	if err != nil {
-		return fmt.Errorf("create the entry: %w", err)
+		return fmt.Errorf("create %s: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("write the entry: %w", err), os.Remove(f.Name()))
+			err = errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
 		}
 	}()
 	_, err = f.Write(content)
 	if err == nil {
-		err = f.Chmod(0o644)
+		err = f.Chmod(mode)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -130,6 +130,42 @@ func replaceFile(path string, content []byte) (err error) {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// maxOwn bounds a file that is read back, in bytes.
+const maxOwn = 1 << 20
+
+// readOwn returns the content of a file for which ours holds, nil if there is no
+// file, or an error that wraps ErrForeign.
+func readOwn(path string, ours func([]byte) bool) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for an earlier installation: %w", err)
+	}
+	foreign := fmt.Errorf("%s is %w (move it away if it is no longer needed)", path, ErrForeign)
+	if !info.Mode().IsRegular() || info.Size() > maxOwn {
+		return nil, foreign
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("look for an earlier installation: %w", err)
+	}
+	if !ours(data) {
+		return nil, foreign
+	}
+	return data, nil
+}
+
+// makeDir makes the directory if needed, and sure that only root decides what is in it.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("create the directory: %w", err)
+	}
+	// Once more, in case that somebody else has just created it.
+	return checkPath(dir, checkDir)
 }
 
 // syncDir makes a change of the directory's names last.

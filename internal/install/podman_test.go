@@ -218,7 +218,7 @@ func TestPodmanUnsafe(t *testing.T) {
 			if _, err := Podman(opts); err == nil || !strings.Contains(err.Error(), tt.err) {
 				t.Fatalf("error %v, want %q", err, tt.err)
 			}
-			if _, err := os.Lstat(opts.HooksDir + "/" + PodmanFile); err == nil {
+			if _, err := os.Lstat(opts.HooksDir + "/" + HooksFile); err == nil {
 				t.Fatal("the entry was written")
 			}
 			opts.DryRun = true
@@ -248,10 +248,10 @@ func foreign(opts PodmanOptions, own []byte) map[string]string {
 	return map[string]string{
 		"other hook":     `{"version":"1.0.0","hook":{"path":"/bin/true","args":["true"]},"when":{"always":true},"stages":["prestart"]}`,
 		"without marker": `{"version":"1.0.0","hook":{"path":"` + envPath + `","args":["env","` + opts.HookPath + `"]},"when":{"always":true},"stages":["prestart"]}`,
-		"edited by hand": `{"version":"1.0.0","hook":{"path":"/x","env":["` + marker + `"]},"when":{"commands":["^/x$"]},"stages":["prestart"]}`,
+		"edited by hand": `{"version":"1.0.0","hook":{"path":"/x","env":["` + markerKey + `podman"]},"when":{"commands":["^/x$"]},"stages":["prestart"]}`,
 		"not JSON":       "hello",
 		"empty":          "",
-		"very long":      string(own) + strings.Repeat(" ", maxEntry),
+		"very long":      string(own) + strings.Repeat(" ", maxOwn),
 	}
 }
 
@@ -315,7 +315,7 @@ func TestUninstallPodman(t *testing.T) {
 func TestReplaceFileFails(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.MkdirAll(dir+"/taken/x", 0o755))
-	if err := replaceFile(dir+"/taken", []byte("text")); err == nil {
+	if err := replaceFile(dir+"/taken", []byte("text"), 0o644); err == nil {
 		t.Fatal("replaced a directory")
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
