@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,7 +57,7 @@ func (p *Pod) Create(tb testing.TB, s Spec) (*Container, error) {
 		Metadata:    &cri.ContainerMetadata{Name: c.Name},
 		Image:       &cri.ImageSpec{Image: s.Image},
 		Command:     s.Args,
-		Labels:      kubeletLabels(p, p.config.GetMetadata().GetUid()),
+		Labels:      labels(s.Labels, p, p.config.GetMetadata().GetUid()),
 		Annotations: s.Annotations,
 		LogPath:     c.Name + ".log",
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
@@ -66,7 +65,6 @@ func (p *Pod) Create(tb testing.TB, s Spec) (*Container, error) {
 		}},
 	}
 	config.Labels["io.kubernetes.container.name"] = c.Name
-	maps.Copy(config.Labels, s.Labels)
 	for _, m := range s.Mounts {
 		config.Mounts = append(config.Mounts, &cri.Mount{HostPath: m.Source, ContainerPath: m.Destination, Readonly: m.ReadOnly})
 	}

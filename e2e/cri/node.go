@@ -42,7 +42,6 @@ type Options struct {
 	Tolerate       string        // annotation of pods that need no required plugin
 	RequestTimeout time.Duration // for an NRI plugin's answer; containerd's own is 2s
 	PassThrough    []string      // pod and container annotations that reach the OCI runtime
-	Config         string        // path of a whole configuration that somebody else has written
 }
 
 // A Node is a containerd with root, state, sockets and configuration of its own.
@@ -78,19 +77,18 @@ func Start(tb testing.TB, suite *harness.Suite, o Options) *Node {
 func Prepare(tb testing.TB, suite *harness.Suite, o Options) *Node {
 	tb.Helper()
 	dir := suite.Scratch(tb)
-	n := &Node{
+	return &Node{
 		Socket: filepath.Join(dir, "containerd.sock"), NRISocket: filepath.Join(dir, "nri.sock"),
 		suite: suite, bin: binaries(tb), dir: dir, config: filepath.Join(dir, "config.toml"), options: o,
 	}
-	if err := os.WriteFile(n.config, []byte(n.configuration()), 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	return n
 }
 
 // Begin is Start for a node that was prepared.
 func (n *Node) Begin(tb testing.TB) {
 	tb.Helper()
+	if err := os.WriteFile(n.config, []byte(n.configuration()), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	n.dial(tb)
 	tb.Cleanup(func() { n.finish(tb) })
 	n.start(tb)

@@ -57,7 +57,7 @@ func (n *Node) TryPod(tb testing.TB, s PodSpec) (*Pod, error) {
 	p.config = &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: p.Name, Namespace: p.Namespace, Uid: uid},
 		LogDirectory: filepath.Join(n.dir, "logs", uid),
-		Labels:       kubeletLabels(p, uid),
+		Labels:       labels(s.Labels, p, uid),
 		Annotations:  s.Annotations,
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: filepath.Join(n.suite.Cgroup(), uid),
@@ -66,7 +66,6 @@ func (n *Node) TryPod(tb testing.TB, s PodSpec) (*Pod, error) {
 			},
 		},
 	}
-	maps.Copy(p.config.Labels, s.Labels)
 	if err := os.MkdirAll(p.config.GetLogDirectory(), 0o755); err != nil {
 		tb.Fatal(err)
 	}
@@ -77,11 +76,42 @@ func (n *Node) TryPod(tb testing.TB, s PodSpec) (*Pod, error) {
 	return p, err
 }
 
-// kubeletLabels are the labels that the kubelet adds to those of the pod.
-func kubeletLabels(p *Pod, uid string) map[string]string {
-	return map[string]string{
-		"io.kubernetes.pod.name": p.Name, "io.kubernetes.pod.namespace": p.Namespace, "io.kubernetes.pod.uid": uid,
+// labels returns the labels that a pod, or one of its containers, has by the kubelet's
+// account: those of its own, and then the kubelet's, whatever the pod has there.
+func labels(own map[string]string, p *Pod, uid string) map[string]string {
+	all := maps.Clone(own)
+	if all == nil {
+		all = map[string]string{}
 	}
+	all["io.kubernetes.pod.name"], all["io.kubernetes.pod.namespace"], all["io.kubernetes.pod.uid"] = p.Name, p.Namespace, uid
+	return all
+}
+
+// Engine returns what starts containers in this pod for a load ([fault.Load]).
+func (p *Pod) Engine() harness.Engine { return engine{p} }
+
+// An engine is a pod in which package harness's specifications run. Its containers have
+// no gate but the node's.
+type engine struct{ pod *Pod }
+
+func (e engine) Name() string { return "containerd" }
+
+func (e engine) Run(tb testing.TB, s harness.Spec) harness.Result {
+	tb.Helper()
+	return e.pod.Run(tb, fromHarness(s))
+}
+
+func (e engine) Start(tb testing.TB, s harness.Spec) harness.Container {
+	tb.Helper()
+	return e.pod.Start(tb, fromHarness(s))
+}
+
+func fromHarness(s harness.Spec) Spec {
+	spec := Spec{Args: s.Args}
+	for _, b := range s.Binds {
+		spec.Mounts = append(spec.Mounts, Mount{Source: b.Source, Destination: b.Destination})
+	}
+	return spec
 }
 
 // Remove stops and removes the pod with its containers.

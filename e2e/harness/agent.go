@@ -86,6 +86,9 @@ func (a *Agent) writeConfig(tb testing.TB, config string) {
 	}
 }
 
+// Config returns the path of the agent's configuration.
+func (a *Agent) Config() string { return a.config }
+
 // State returns the agent's state directory.
 func (a *Agent) State() string { return filepath.Join(a.dir, "state") }
 
