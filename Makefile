@@ -21,6 +21,9 @@ SOAK       ?= 5m
 BINARIES := assayd assay assay-hook assay-keeper
 UNITS    := assayd.service assay-keeper.service
 MODULES  := . e2e tools bench/plot bench/workload
+# The containerds under test: modules below e2e/containerd/build that name the versions.
+CONTAINERDS     := 2.2 2.4
+CONTAINERDTAGS  := no_btrfs no_devmapper no_zfs no_aufs
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL     := go tool -modfile=$(CURDIR)/tools/go.mod
 WORK     := $(CURDIR)/.work
@@ -87,6 +90,20 @@ e2e-fault: setup-test build $(TESTGATE) ## break scanners, limits, disks and sys
 e2e-soak: setup-test build $(TESTGATE) ## let containers come and go for half an hour, and look for leaks (root; nightly)
 	@[[ $$(id -u) == 0 ]] || { echo "e2e-soak: run as root: the agent and the runtimes need it" >&2; exit 1; }
 	cd e2e && ASSAY_SOAK=30m $(TESTGATE) -timeout 45m -count=1 -p 1 -run '^TestSoak$$' ./fault
+
+.PHONY: containerd
+containerd: ## build the containerds under test into bin/containerd/ (some minutes with a cold cache)
+	@for v in $(CONTAINERDS); do \
+		mkdir -p bin/containerd/$$v; \
+		CGO_ENABLED=0 go build -C e2e/containerd/build/$$v -trimpath -tags '$(CONTAINERDTAGS)' -o $(CURDIR)/bin/containerd/$$v/ tool; \
+	done
+
+.PHONY: e2e-containerd
+e2e-containerd: setup-test build containerd $(TESTGATE) ## run pods on each containerd against the built agent: NRI plugin, hook, faults (root)
+	@[[ $$(id -u) == 0 ]] || { echo "e2e-containerd: run as root: the agent and containerd need it" >&2; exit 1; }
+	cd e2e && for v in $(CONTAINERDS); do \
+		ASSAY_CONTAINERD=$(CURDIR)/bin/containerd/$$v $(TESTGATE) -timeout 25m -count=1 -p 1 ./cri; \
+	done
 
 .PHONY: fuzz
 fuzz: ## fuzz every parser for FUZZTIME each

@@ -50,22 +50,24 @@ func (s *Suite) StartAgent(tb testing.TB, config string) *Agent {
 // and which becomes the agent: prlimit, env, a shell that ends with exec "$@".
 func (s *Suite) StartAgentUnder(tb testing.TB, under []string, config string) *Agent {
 	tb.Helper()
-	a := s.newAgent(tb, config)
+	a := s.NewAgent(tb, config)
 	a.under = under
-	a.begin(tb)
+	a.Begin(tb)
 	return a
 }
 
-// begin starts an agent for the first time.
-func (a *Agent) begin(tb testing.TB) {
+// Begin starts an agent for the first time and waits until it says that it is ready. The
+// agent has to end well when tb does.
+func (a *Agent) Begin(tb testing.TB) {
 	tb.Helper()
 	tb.Cleanup(func() { a.finish(tb) })
 	a.start(tb)
 	a.events = a.follow(tb)
 }
 
-// newAgent returns an agent that has not started.
-func (s *Suite) newAgent(tb testing.TB, config string) *Agent {
+// NewAgent returns an agent that has not started, for tests in which something else
+// has to know its socket, or to be there, before [Agent.Begin].
+func (s *Suite) NewAgent(tb testing.TB, config string) *Agent {
 	tb.Helper()
 	dir := s.Scratch(tb)
 	a := &Agent{
@@ -83,6 +85,9 @@ func (a *Agent) writeConfig(tb testing.TB, config string) {
 		tb.Fatal(err)
 	}
 }
+
+// Config returns the path of the agent's configuration.
+func (a *Agent) Config() string { return a.config }
 
 // State returns the agent's state directory.
 func (a *Agent) State() string { return filepath.Join(a.dir, "state") }

@@ -25,10 +25,10 @@ func (s *Suite) PodmanImage(tb testing.TB) *PodmanImage {
 	return p.inspected(tb, p.image)
 }
 
-// Pull makes an image whose layers are the test image's lowest one and, above it,
-// one for each of the given sets of files, and copies it into podman's storage under a
-// name. An image that had the name loses it. The image is removed with tb.
-func (s *Suite) Pull(tb testing.TB, name string, above ...map[string]string) *PodmanImage {
+// Layout makes an image whose layers are the test image's lowest one and, above it,
+// one for each of the given sets of files. It returns the OCI image layout, in which the
+// image is called "test"; the layout is gone with tb.
+func (s *Suite) Layout(tb testing.TB, name string, above ...map[string]string) string {
 	tb.Helper()
 	dir := s.Scratch(tb)
 	layers := s.Image(tb).Layers[:1:1]
@@ -45,6 +45,14 @@ func (s *Suite) Pull(tb testing.TB, name string, above ...map[string]string) *Po
 	if err := writeLayout(tb.Context(), layout, layers); err != nil {
 		tb.Fatal(err)
 	}
+	return layout
+}
+
+// Pull copies an image, made as [Suite.Layout] does, into podman's storage under a
+// name. An image that had the name loses it. The image is removed with tb.
+func (s *Suite) Pull(tb testing.TB, name string, above ...map[string]string) *PodmanImage {
+	tb.Helper()
+	layout := s.Layout(tb, name, above...)
 	p, err := s.podman()
 	if err != nil {
 		tb.Fatal(err)

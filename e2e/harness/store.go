@@ -35,10 +35,10 @@ const takenNotice = "ASSAY_TEST_TAKEN=1"
 // StartStoredAgent is StartAgent for a service with a descriptor store.
 func (s *Suite) StartStoredAgent(tb testing.TB, config string) *Agent {
 	tb.Helper()
-	a := s.newAgent(tb, config)
+	a := s.NewAgent(tb, config)
 	a.store = &store{taken: make(chan struct{})}
 	tb.Cleanup(a.store.close)
-	a.begin(tb)
+	a.Begin(tb)
 	return a
 }
 

@@ -95,6 +95,10 @@ func binaries() (string, error) {
 // Bin returns the path of one of the binaries under test.
 func (s *Suite) Bin(name string) string { return filepath.Join(s.bin, name) }
 
+// Cgroup returns the cgroup that every container of the run has to be in, from the root
+// of the hierarchies.
+func (s *Suite) Cgroup() string { return "/" + s.cgroup }
+
 // Scratch returns a new directory for tb, removed when tb ends. It is a real
 // directory below the suite's own, on the file system that overlays need.
 func (s *Suite) Scratch(tb testing.TB) string {

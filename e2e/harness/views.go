@@ -118,8 +118,13 @@ type Record struct {
 	Seq       uint64 `json:"seq"`
 	Tenant    string `json:"tenant"`
 	Container struct {
-		ID        string `json:"id"`
-		Namespace string `json:"namespace"`
+		ID          string            `json:"id"`
+		Name        string            `json:"name"`
+		Pod         string            `json:"pod"`
+		Namespace   string            `json:"namespace"`
+		Image       string            `json:"image"`
+		ImageDigest string            `json:"imageDigest"`
+		Labels      map[string]string `json:"labels"`
 	} `json:"container"`
 	Op   string `json:"op"`
 	Path string `json:"path"`
@@ -133,6 +138,7 @@ type Record struct {
 	Verdict  string `json:"verdict"`
 	Source   string `json:"source"`
 	Reason   string `json:"reason"`
+	Detail   string `json:"detail"`
 	Micros   int64  `json:"micros"`
 	Scanners []struct {
 		Name      string `json:"name"`

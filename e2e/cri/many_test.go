@@ -1,0 +1,106 @@
+package cri
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-project/assay/e2e/harness"
+)
+
+// TestManyTogether: a hundred containers that start together are all gated, from their
+// first act on. How long they took is said, with what it takes without an agent, and
+// judged by nobody here.
+func TestManyTogether(t *testing.T) {
+	const pods, each = 10, 10
+	bare := Start(t, suite, Options{})
+	bare.Observe(t) // it takes time as well
+	without := together(t, bare, pods, each, wantAllRead)
+	node, agent := StartInstalled(t, suite, Options{}, suite.Hashes(t))
+	observer := node.Observe(t)
+	with := together(t, node, pods, each, wantGated)
+	wantNothingThrough(t, "all of it", observer)
+	agent.AwaitIdle(t)
+	report := fmt.Sprintf("%d containers together: %s; without agent and hook: %s; the agent has %d KiB of memory afterwards",
+		pods*each, with, without, memory(t, agent.PID()))
+	t.Log(report)
+	if file := os.Getenv("ASSAY_REPORT"); file != "" {
+		if err := os.WriteFile(file, []byte(report+"\n"), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Times are how long starts took.
+type times struct {
+	all           time.Duration // until the last one had started
+	median, worst time.Duration // of StartContainer
+}
+
+func (s times) String() string {
+	return fmt.Sprintf("all within %v, StartContainer median %v, longest %v",
+		s.all.Round(time.Millisecond), s.median.Round(time.Millisecond), s.worst.Round(time.Millisecond))
+}
+
+// together starts so many containers in each of so many pods at once, and looks at what
+// each has experienced.
+func together(t *testing.T, node *Node, pods, each int, want func(*testing.T, string, harness.Result)) times {
+	t.Helper()
+	var containers []*Container
+	for range pods {
+		pod := node.RunPod(t, PodSpec{})
+		for range each {
+			c, err := pod.Create(t, Spec{Args: reads()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			containers = append(containers, c)
+		}
+	}
+	took := make([]time.Duration, len(containers))
+	began := time.Now()
+	var all sync.WaitGroup
+	for i, c := range containers {
+		all.Go(func() {
+			from := time.Now()
+			if err := c.TryStart(t); err != nil {
+				t.Errorf("start %s: %v", c.Name, err)
+			}
+			took[i] = time.Since(from)
+		})
+	}
+	all.Wait()
+	s := times{all: time.Since(began)}
+	for _, c := range containers {
+		want(t, c.Name, c.Wait(t))
+		c.Remove(t)
+	}
+	slices.Sort(took)
+	s.median, s.worst = took[len(took)/2], took[len(took)-1]
+	return s
+}
+
+// memory returns a process's resident memory in KiB.
+func memory(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if size, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.Atoi(strings.Fields(size)[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kib
+		}
+	}
+	t.Fatalf("process %d says nothing of its memory", pid)
+	return 0
+}
