@@ -22,9 +22,9 @@ func TestKernelStartUnguarded(t *testing.T) {
 		starts   bool
 		decision string
 	}{
-		"deny":       {func(*tenant.Tenant) {}, false, false, "deny"},
-		"allow":      {func(p *tenant.Tenant) { p.OnUnguarded = tenant.Allow }, false, true, "allow"},
-		"audit":      {func(p *tenant.Tenant) { p.Mode = tenant.Audit }, false, true, "allow"},
+		"deny":      {func(*tenant.Tenant) {}, false, false, "deny"},
+		"allow":     {func(p *tenant.Tenant) { p.OnUnguarded = tenant.Allow }, false, true, "allow"},
+		"audit":     {func(p *tenant.Tenant) { p.Mode = tenant.Audit }, false, true, "allow"},
 		"runs-deny": {func(*tenant.Tenant) {}, true, false, "allow"}, // nobody can hold it back
 	} {
 		t.Run(name, func(t *testing.T) {
