@@ -225,6 +225,10 @@ func TestEncodings(t *testing.T) {
 			"scanners: [" + strings.Repeat("{},", 65) + "]",
 			"f:1:204: scanners has 65 items, more than 64 (divide them among several agents)",
 		},
+		"too many namespaces": {
+			"namespaces: [" + strings.Repeat("{},", 16385) + "]",
+			"f:1:49166: namespaces has 16385 items, more than 16384 (divide them among several agents)",
+		},
 		"too many keys": {keys.String(), "f:65:4: more keys in one mapping than there are settings (see the configuration reference)"},
 	} {
 		_, err := tenant.Parse("f", []byte(c.input))
