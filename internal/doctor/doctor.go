@@ -112,7 +112,8 @@ func hostNode() *node {
 // examine runs all checks.
 func (n *node) examine(ctx context.Context, o *Options) []Check {
 	hooks := readHooks(o.HooksDirs)
-	agent, agentCheck := askAgent(ctx, o, len(hooks.entries) > 0)
+	containerd, installed := containerdHooks(ctx, o)
+	agent, agentCheck := askAgent(ctx, o, installed || len(hooks.entries) > 0)
 	checks := []Check{configuration(o), agentCheck}
 
 	self, err := readProcess(n.proc+"/self", "this process")
@@ -133,7 +134,7 @@ func (n *node) examine(ctx context.Context, o *Options) []Check {
 	checks = append(checks, n.limits(o, agent, subject)...)
 	checks = append(checks, n.findRuntimes(ctx, o)...)
 	checks = append(checks, hooks.checks...)
-	checks = append(checks, containerdHooks(ctx, o)...)
+	checks = append(checks, containerd...)
 	return append(checks, askScanners(ctx, o, self)...)
 }
 
