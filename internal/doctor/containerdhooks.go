@@ -15,22 +15,22 @@ import (
 const installContainerd = "assay install containerd, then restart containerd"
 
 // containerdHooks looks for the hook in the base specifications of containerd's runtime
-// handlers. A node without containerd, or without its configuration, has none.
-func containerdHooks(ctx context.Context, o *Options) []Check {
+// handlers, and reports whether one has it. A node without containerd, or without its
+// configuration, has none.
+func containerdHooks(ctx context.Context, o *Options) (checks []Check, installed bool) {
 	program, err := exec.LookPath("containerd")
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	if _, err := os.Stat(o.ContainerdConfig); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	state, err := install.InspectContainerd(ctx, program, o.ContainerdConfig)
 	if err != nil {
-		return []Check{{Area: AreaHooks, Name: "containerd", Status: Unknown, Detail: err.Error(), Remedy: "run that as root by hand"}}
+		return []Check{{Area: AreaHooks, Name: "containerd", Status: Unknown, Detail: err.Error(), Remedy: "run that as root by hand"}}, false
 	}
-	var checks []Check
 	if state.DropIn != "" && !state.Imported {
 		checks = append(checks, Check{
 			Area: AreaHooks, Name: state.DropIn, Status: Fail,
@@ -40,8 +40,9 @@ func containerdHooks(ctx context.Context, o *Options) []Check {
 	}
 	for i := range state.Handlers {
 		checks = append(checks, handlerCheck(&state.Handlers[i]))
+		installed = installed || state.Handlers[i].Hook != nil
 	}
-	return checks
+	return checks, installed
 }
 
 // handlerCheck says whether containers of the handler start with the hook, and with

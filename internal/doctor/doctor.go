@@ -121,7 +121,8 @@ func hostNode() *node {
 // examine runs all checks.
 func (n *node) examine(ctx context.Context, o *Options) []Check {
 	hooks := readHooks(o.HooksDirs)
-	agent, agentCheck := askAgent(ctx, o, len(hooks.entries) > 0)
+	bases, installed := containerdHooks(ctx, o)
+	agent, agentCheck := askAgent(ctx, o, installed || len(hooks.entries) > 0)
 	checks := []Check{configuration(o), agentCheck}
 
 	self, err := readProcess(n.proc+"/self", "this process")
@@ -143,7 +144,7 @@ func (n *node) examine(ctx context.Context, o *Options) []Check {
 	checks = append(checks, n.findRuntimes(ctx, o)...)
 	checks = append(checks, n.containerd(ctx, o)...)
 	checks = append(checks, hooks.checks...)
-	checks = append(checks, containerdHooks(ctx, o)...)
+	checks = append(checks, bases...)
 	return append(checks, askScanners(ctx, o, self)...)
 }
 

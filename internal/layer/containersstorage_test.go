@@ -131,6 +131,22 @@ func TestKernelContainersStorage(t *testing.T) {
 	}
 }
 
+// TestKernelContainersStorageOfCRIO: as CRI-O 1.37 leaves it on a node with a
+// read-only store of images (additionalimagestores): the layers of one stack are in
+// two storages, and volatile-layers.json has the containers' own, which have no digest.
+// An image's layer is never volatile.
+func TestKernelContainersStorageOfCRIO(t *testing.T) {
+	readOnly := storage(t, entry(id64("a"), "", sha("1")), entry(id64("b"), id64("a"), sha("2")))
+	main := storage(t, entry(id64("c"), id64("b"), sha("3")))
+	write(t, main+"/overlay-layers/volatile-layers.json",
+		`[{"id":"`+id64("d")+`","parent":"`+id64("c")+`","created":"2026-11-02T03:04:05.000006Z","uidset":[0],"gidset":[0]}]`)
+	c := NewContainersStorage(hostTree(t))
+	dir := func(root, id string) string { return root + "/overlay/" + id + "/diff" }
+	wantDigests(t, c,
+		[]string{dir(main, id64("d")), dir(main, id64("c")), dir(readOnly, id64("b")), dir(readOnly, id64("a")), dir(main, id64("a"))},
+		"", sha("3"), sha("2"), sha("1"), "")
+}
+
 // TestKernelContainersStorageReadsOnce: an unchanged file is not parsed again.
 func TestKernelContainersStorageReadsOnce(t *testing.T) {
 	root := storage(t, entry(id64("a"), "", sha("1")))
