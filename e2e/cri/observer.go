@@ -40,6 +40,9 @@ import (
 //   - What is bad is judged by the file's bytes, read through the descriptor that the
 //     event brings, which asks nobody.
 //
+// It cannot tell an open for writing: a bad file that is made while it looks on is
+// among those let through, though it was empty then.
+//
 // An event's descriptor is open for a moment, and keeps a file system busy for as long:
 // tests of removal do without an observer.
 type Observer struct {

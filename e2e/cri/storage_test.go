@@ -5,68 +5,54 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/assay-project/assay/e2e/fault"
 	"github.com/assay-project/assay/e2e/harness"
 )
 
-// slowly starts a node and an agent whose scanner answers only when it is let go on.
-func slowly(t *testing.T) (node *Node, agent *harness.Agent, clamd *fault.Clamd, resume func()) {
-	t.Helper()
-	clamd = fault.StartClamd(t, suite)
-	node, agent = StartGated(t, suite, Options{}, harness.ClamdScanner(clamd.Socket)+"tenants:\n"+
-		harness.Tenant("default", "{}", "clamav", `scanAhead: "off"`, "deadline: 60s"))
-	waiting := make(chan struct{})
-	t.Cleanup(func() {
-		select {
-		case <-waiting:
-		default:
-			close(waiting)
-		}
-	})
-	clamd.Do(fault.Misbehaviour{Before: func() { <-waiting }})
-	return node, agent, clamd, func() { close(waiting) }
-}
-
 // TestRemovedDuringScan: a container that is stopped and removed while its file is being
 // scanned leaves no mount, no snapshot and no image that could not be removed at once.
 func TestRemovedDuringScan(t *testing.T) {
-	node, agent, _, resume := slowly(t)
+	clamd := fault.StartClamd(t, suite)
+	node, agent := StartGated(t, suite, Options{}, harness.ClamdScanner(clamd.Socket)+"tenants:\n"+
+		harness.Tenant("default", "{}", "clamav", `scanAhead: "off"`, "deadline: 60s"))
+	before := node.Snapshots(t)
 	const name = "localhost/assay/doomed"
 	node.Import(t, name, suite.Layout(t, "doomed", map[string]string{"/data/only-here": "only here\n"}))
-	before := node.Snapshots(t)
-	// What a container without any scan leaves, and the image's own.
 	pod := node.RunPod(t, PodSpec{})
-	withPod := node.Snapshots(t)
-	c, err := pod.Create(t, Spec{Image: name + ":test", Args: []string{"sh", "-c", "cat /data/only-here"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	started := make(chan error, 1)
-	go func() { started <- c.TryStart(t) }()
+	c := pod.Start(t, Spec{Image: name + ":test", Args: []string{"sleep", "1000"}})
+	waiting := make(chan struct{})
+	resume := sync.OnceFunc(func() { close(waiting) })
+	t.Cleanup(resume)
+	clamd.Do(fault.Misbehaviour{Before: func() { <-waiting }})
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.TryExec(t, "cat", "/data/only-here")
+		read <- err
+	}()
 	harness.Eventually(t, "an open waits for the scanner", func() error {
 		if agent.Status(t).Waiting() == 0 {
 			return errors.New("nobody waits")
 		}
 		return nil
 	})
+
 	c.Kill(t)
-	if err := <-started; err != nil {
-		t.Logf("start: %v", err)
-	}
 	c.Remove(t) // says if a mount is still there
-	if now := node.Snapshots(t); !slices.Equal(now, withPod) {
-		t.Errorf("snapshots after the removal\n%q, before\n%q", now, withPod)
-	}
 	pod.Remove(t)
+	<-read // what it says is containerd's
 	node.RemoveImage(t, name+":test")
-	harness.Eventually(t, "the image's layer is removed", func() error {
-		if now := node.Snapshots(t); len(now) >= len(before) {
-			return fmt.Errorf("snapshots are\n%q, before the image was removed\n%q", now, before)
+	harness.Eventually(t, "every snapshot of the image and its container is removed", func() error {
+		if now := node.Snapshots(t); !slices.Equal(now, before) {
+			return fmt.Errorf("there are\n%q, before the image\n%q", now, before)
 		}
 		return nil
 	})
+	if n := agent.Status(t).Waiting(); n != 0 {
+		t.Errorf("%d events of a container that is gone have no answer", n)
+	}
 	resume()
 	agent.AwaitIdle(t)
 }
