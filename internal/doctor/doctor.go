@@ -77,7 +77,7 @@ type Options struct {
 	Containers int
 	// HooksDirs is where runtimes look for hooks; none means where podman does.
 	HooksDirs []string
-	// Containerd is the containerd to ask; what is left out is where it usually is.
+	// Containerd is the containerd to ask; what is left out is as in Config.
 	Containerd containerd.Options
 	// ContainerdConfig is containerd's configuration; "" means where containerd looks.
 	ContainerdConfig string
@@ -95,8 +95,8 @@ func Run(ctx context.Context, o Options) []Check {
 	if len(o.HooksDirs) == 0 {
 		o.HooksDirs = []string{install.DefaultHooksDir}
 	}
-	o.Containerd.Socket = cmp.Or(o.Containerd.Socket, containerd.DefaultSocket)
-	o.Containerd.Namespace = cmp.Or(o.Containerd.Namespace, containerd.DefaultNamespace)
+	o.Containerd.Socket = cmp.Or(o.Containerd.Socket, o.Config.Containerd.Socket, containerd.DefaultSocket)
+	o.Containerd.Namespace = cmp.Or(o.Containerd.Namespace, o.Config.Containerd.Namespace, containerd.DefaultNamespace)
 	return hostNode().examine(ctx, &o)
 }
 
