@@ -105,6 +105,10 @@ e2e-containerd: setup-test build containerd $(TESTGATE) ## run pods on each cont
 		ASSAY_CONTAINERD=$(CURDIR)/bin/containerd/$$v $(TESTGATE) -timeout 25m -count=1 -p 1 ./cri; \
 	done
 
+.PHONY: bench-containerd
+bench-containerd: setup-test build containerd ## measure what guarding adds to a container's start under containerd (root)
+	cd e2e && ASSAY_CONTAINERD=$(CURDIR)/bin/containerd/$(lastword $(CONTAINERDS)) go test -run '^$$' -bench BenchmarkStart -benchtime 1x ./cri
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser for FUZZTIME each
 	scripts/fuzz.sh $(FUZZTIME)

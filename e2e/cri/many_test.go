@@ -51,30 +51,9 @@ func (s times) String() string {
 // each has experienced.
 func together(t *testing.T, node *Node, pods, each int, want func(*testing.T, string, harness.Result)) times {
 	t.Helper()
-	var containers []*Container
-	for range pods {
-		pod := node.RunPod(t, PodSpec{})
-		for range each {
-			c, err := pod.Create(t, Spec{Args: reads()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			containers = append(containers, c)
-		}
-	}
-	took := make([]time.Duration, len(containers))
+	containers := createMany(t, runPods(t, node, pods), each, reads())
 	began := time.Now()
-	var all sync.WaitGroup
-	for i, c := range containers {
-		all.Go(func() {
-			from := time.Now()
-			if err := c.TryStart(t); err != nil {
-				t.Errorf("start %s: %v", c.Name, err)
-			}
-			took[i] = time.Since(from)
-		})
-	}
-	all.Wait()
+	took := startAll(t, containers)
 	s := times{all: time.Since(began)}
 	for _, c := range containers {
 		want(t, c.Name, c.Wait(t))
@@ -85,8 +64,52 @@ func together(t *testing.T, node *Node, pods, each int, want func(*testing.T, st
 	return s
 }
 
+// runPods starts so many pods.
+func runPods(tb testing.TB, node *Node, n int) []*Pod {
+	tb.Helper()
+	pods := make([]*Pod, n)
+	for i := range pods {
+		pods[i] = node.RunPod(tb, PodSpec{})
+	}
+	return pods
+}
+
+// createMany makes so many containers in each of the pods.
+func createMany(tb testing.TB, pods []*Pod, each int, args []string) []*Container {
+	tb.Helper()
+	var containers []*Container
+	for _, pod := range pods {
+		for range each {
+			c, err := pod.Create(tb, Spec{Args: args})
+			if err != nil {
+				tb.Fatal(err)
+			}
+			containers = append(containers, c)
+		}
+	}
+	return containers
+}
+
+// startAll starts containers at once and returns how long each took.
+func startAll(tb testing.TB, containers []*Container) []time.Duration {
+	tb.Helper()
+	took := make([]time.Duration, len(containers))
+	var all sync.WaitGroup
+	for i, c := range containers {
+		all.Go(func() {
+			from := time.Now()
+			if err := c.TryStart(tb); err != nil {
+				tb.Errorf("start %s: %v", c.Name, err)
+			}
+			took[i] = time.Since(from)
+		})
+	}
+	all.Wait()
+	return took
+}
+
 // memory returns a process's resident memory in KiB.
-func memory(t *testing.T, pid int) int {
+func memory(t testing.TB, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
