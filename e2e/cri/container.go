@@ -59,7 +59,7 @@ func (p *Pod) Create(tb testing.TB, s Spec) (*Container, error) {
 		Command:     s.Args,
 		Labels:      labels(s.Labels, p, p.config.GetMetadata().GetUid()),
 		Annotations: s.Annotations,
-		LogPath:     c.Name + ".log",
+		LogPath:     fmt.Sprintf("%s-%d.log", c.Name, p.serial), // names come again
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: p.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
 		}},
