@@ -99,7 +99,8 @@ containerd: ## build the containerds under test into bin/containerd/ (some minut
 	done
 
 .PHONY: e2e-containerd
-e2e-containerd: setup-test build containerd $(TESTGATE) ## run pods on each containerd against the built agent: NRI plugin, hook, faults (root)
+e2e-containerd: build containerd $(TESTGATE) ## run pods on each containerd against the built agent: NRI plugin, hook, faults (root)
+	@scripts/setup.sh containerd
 	@[[ $$(id -u) == 0 ]] || { echo "e2e-containerd: run as root: the agent and containerd need it" >&2; exit 1; }
 	cd e2e && for v in $(CONTAINERDS); do \
 		ASSAY_CONTAINERD=$(CURDIR)/bin/containerd/$$v $(TESTGATE) -timeout 25m -count=1 -p 1 ./cri; \

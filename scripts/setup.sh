@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh demo|test|bench|lint: makes sure that the programs which that target runs
+# setup.sh demo|test|containerd|bench|lint: makes sure that the programs which that target runs
 # are there. Says what is missing and installs it with apt; with
 # ASSAY_NO_INSTALL=1 it only says so and fails. Installs no service: whatever a
 # package would start stays stopped.
@@ -19,6 +19,9 @@ lint)
 demo)
 	needs=("$certificates" podman:podman runc:runc umoci:umoci busybox:busybox-static)
 	;;
+containerd)
+	needs=("$certificates" runc:runc umoci:umoci busybox:busybox-static tar:tar mkfs.erofs:erofs-utils)
+	;;
 bench)
 	needs=("$certificates" runc:runc busybox:busybox-static cc:gcc /usr/include/stdlib.h:libc6-dev
 		nsenter:util-linux clamd:clamav-daemon clamdscan:clamdscan)
@@ -30,7 +33,7 @@ test)
 		/usr/include/stdlib.h:libc6-dev)
 	;;
 *)
-	echo "usage: $0 demo|test|bench|lint" >&2
+	echo "usage: $0 demo|test|containerd|bench|lint" >&2
 	exit 2
 	;;
 esac

@@ -1,6 +1,8 @@
 package cri
 
 import (
+	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -54,14 +56,30 @@ func TestColdBoot(t *testing.T) {
 		t.Errorf("the agent's own pod: %s", r)
 	}
 	pod := node.RunPod(t, PodSpec{Namespace: "pay-eu"})
-	if c, err := pod.Try(t, Spec{Args: reads()}); err == nil {
-		t.Errorf("a container starts without an agent: %s", c.Wait(t))
-	}
+	wantNotStarted(t, "a pod", pod, "required plugin")
+	// Whoever makes a pod can say that it needs no plugin. Then it is the hook that refuses.
+	bold := node.RunPod(t, PodSpec{Namespace: "pay-eu", Annotations: map[string]string{Tolerate: "true"}})
+	wantNotStarted(t, "a pod that tolerates it", bold, "the agent is not running")
 	agent.Begin(t)
 	node.AwaitPlugin(t, 1)
-	c := pod.Start(t, Spec{Args: reads()})
-	wantGated(t, "the retry", c.Wait(t))
+	for _, pod := range []*Pod{pod, bold} {
+		wantGated(t, "the retry", pod.Run(t, Spec{Args: reads()}))
+	}
 	wantNothingThrough(t, "all of it", observer)
+}
+
+// wantNotStarted fails t unless containerd refuses to start a container, and the kubelet is
+// told this.
+func wantNotStarted(t *testing.T, what string, pod *Pod, says string) {
+	t.Helper()
+	c, err := pod.Try(t, Spec{Args: reads()})
+	if err == nil {
+		t.Errorf("%s starts without an agent: %s", what, c.Wait(t))
+		return
+	}
+	if !strings.Contains(err.Error(), says) {
+		t.Errorf("%s: the kubelet is told %q, want it to say %q", what, err, says)
+	}
 }
 
 // TestAgentAbsent: while the agent is away, what was guarded waits, and what is new does
@@ -84,9 +102,9 @@ func TestAgentAbsent(t *testing.T) {
 				r, _ := old.TryExec(t, reads()...) // an error shows in the result
 				waiting <- r
 			}()
-			if c, err := pod.Try(t, Spec{Args: reads()}); err == nil {
-				t.Errorf("a container starts without an agent: %s", c.Wait(t))
-			}
+			// The first one is created: see TestRequiredPluginIsNotEnough.
+			wantNotStarted(t, "a container", pod, "the agent is not running")
+			wantNotStarted(t, "the next one", pod, "required plugin")
 			agent.Restart(t)
 			node.AwaitPlugin(t, 2)
 			wantGated(t, "the exec that had to wait", <-waiting)
@@ -111,9 +129,11 @@ func TestContainerdRestarts(t *testing.T) {
 		if !Guards(t, agent, old.ID()) {
 			t.Error("the agent does not list the container while containerd is away")
 		}
+		awaitConnected(t, agent, false)
 		awaitReads(t, said, 3)
 		node.Resume(t)
 		node.AwaitPlugin(t, 2+i)
+		awaitConnected(t, agent, true)
 		wantGuarded(t, "after", agent, old)
 		awaitReads(t, said, 3)
 		wantGated(t, "a new container", pod.Run(t, Spec{Args: reads()}))
@@ -122,4 +142,17 @@ func TestContainerdRestarts(t *testing.T) {
 		}
 	}
 	wantNothingThrough(t, "all of it", observer)
+}
+
+// awaitConnected waits until the agent says that it is connected to containerd, and well,
+// or neither.
+func awaitConnected(t *testing.T, agent *harness.Agent, want bool) {
+	t.Helper()
+	harness.Eventually(t, "the agent's status tells of its connection", func() error {
+		s := agent.Status(t)
+		if s.NRI.Connected != want || s.Healthy != want || s.NRI.Runtime != "containerd" {
+			return fmt.Errorf("healthy %t, problems %q, nri %+v", s.Healthy, s.Problems, s.NRI)
+		}
+		return nil
+	})
 }

@@ -36,7 +36,6 @@ func (n *Node) configureRuntime(b *strings.Builder, at func(string) string) {
 	fmt.Fprintf(b, "  [%s.cni]\n    conf_dir = %q\n", section, at("cni"))
 	fmt.Fprintf(b, "  [%s.containerd.runtimes.runc]\n    runtime_type = \"io.containerd.runc.v2\"\n", section)
 	fmt.Fprintf(b, "    runtime_path = %q\n", filepath.Join(n.bin, "containerd-shim-runc-v2"))
-	fmt.Fprintf(b, "    base_runtime_spec = %q\n", n.options.BaseSpec)
 	fmt.Fprintf(b, "    pod_annotations = %s\n    container_annotations = %s\n", list(n.options.PassThrough), list(n.options.PassThrough))
 	fmt.Fprintf(b, "    [%s.containerd.runtimes.runc.options]\n      BinaryName = \"runc\"\n      Root = %q\n", section, at("runc"))
 }
@@ -50,7 +49,6 @@ func (n *Node) configureNRI(b *strings.Builder, at func(string) string) {
 	}
 	if len(n.options.Required) > 0 {
 		fmt.Fprintf(b, "  [%s.default_validator]\n    enable = true\n    required_plugins = %s\n", section, list(n.options.Required))
-		fmt.Fprintf(b, "    tolerate_missing_plugins_annotation = %q\n", n.options.Tolerate)
 	}
 }
 

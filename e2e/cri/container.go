@@ -59,7 +59,7 @@ func (p *Pod) Create(tb testing.TB, s Spec) (*Container, error) {
 		Command:     s.Args,
 		Labels:      labels(s.Labels, p, p.config.GetMetadata().GetUid()),
 		Annotations: s.Annotations,
-		LogPath:     c.Name + ".log",
+		LogPath:     fmt.Sprintf("%s-%d.log", c.Name, p.serial), // names come again
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: p.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
 		}},
@@ -211,10 +211,19 @@ func (c *Container) TryRemove(tb testing.TB) error {
 	return err
 }
 
-// Remove removes the container and whatever was mounted for it, at once: a mount that
-// is still there is an error.
+// Remove removes the container, stopped first if it runs, and whatever was mounted for
+// it, at once: a mount that is still there is an error.
 func (c *Container) Remove(tb testing.TB) {
 	tb.Helper()
+	c.Kill(tb)
+	// containerd may not have noticed yet that a process has ended, and then refuses.
+	harness.Eventually(tb, "containerd notices the end of "+c.Name, func() error {
+		status, err := c.status(tb)
+		if state := status.GetStatus().GetState(); err == nil && state == cri.ContainerState_CONTAINER_RUNNING {
+			err = fmt.Errorf("it is %v", state)
+		}
+		return err
+	})
 	if err := c.TryRemove(tb); err != nil {
 		tb.Errorf("remove container %s: %v", c.Name, err)
 	}

@@ -119,11 +119,14 @@ func (n *Node) processes() []int {
 	return pids
 }
 
+// cgroup returns the cgroup of the node's containers.
+func (n *Node) cgroup() string { return filepath.Join(n.suite.Cgroup(), filepath.Base(n.dir)) }
+
 // contained returns the processes in the node's cgroups.
 func (n *Node) contained() []int {
-	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + n.suite.Cgroup()) // the pattern is right
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup()) // the pattern is right
 	var pids []int
-	for _, root := range append(roots, "/sys/fs/cgroup"+n.suite.Cgroup()) {
+	for _, root := range append(roots, "/sys/fs/cgroup"+n.cgroup()) {
 		_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
 				return nil //nolint:nilerr // it is gone

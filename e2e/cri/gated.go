@@ -1,14 +1,10 @@
 package cri
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/assay-project/assay/e2e/harness"
 )
@@ -48,37 +44,22 @@ func (n *Node) BeginGated(tb testing.TB, agent *harness.Agent) {
 	n.AwaitPlugin(tb, 1)
 }
 
-// Install puts the hook of an agent into the base specification of a node that has not
-// started, and makes the agent's plugin a required one. Pods of the namespace
-// assay-system start without both.
+// Install configures a node that has not started as an administrator does, so that the
+// hook of an agent is in the base specification of every container, and the agent's plugin
+// is a required one.
 func (n *Node) Install(tb testing.TB, agent *harness.Agent) {
 	tb.Helper()
-	var spec specs.Spec
-	if err := json.Unmarshal([]byte(command(tb, filepath.Join(n.bin, "ctr"), "oci", "spec")), &spec); err != nil {
-		tb.Fatal(err)
-	}
-	hook := n.suite.Bin("assay-hook")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{
-		Path: hook,
-		Args: []string{hook, "--socket", agent.Socket, "--runtime", "containerd", "--exempt-namespace", AgentNamespace, "--wait", "0", "createRuntime"},
-	}}}
-	text, err := json.Marshal(spec)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	n.options.BaseSpec = filepath.Join(n.dir, "base.json")
-	if err := os.WriteFile(n.options.BaseSpec, text, 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	n.options.Required = []string{PluginName[3:]}
-	n.options.Tolerate = Tolerate
+	command(tb, n.suite.Bin("assay"), "install", "containerd", "--edit", "--require-plugin",
+		"--config", n.config, "--dir", filepath.Join(n.dir, "conf.d"), "--socket", agent.Socket,
+		"--containerd", filepath.Join(n.bin, "containerd"), "--hook", n.suite.Bin("assay-hook"))
 }
 
 const (
-	// AgentNamespace is the namespace of the agent's own pod.
+	// AgentNamespace is the namespace of the agent's own pod, whose containers start
+	// while there is no agent.
 	AgentNamespace = "assay-system"
-	// Tolerate is the annotation of the agent's own pod, which no plugin is required for.
-	Tolerate = "tolerate.assay.test"
+	// Tolerate is the annotation of pods that are created without the required plugin.
+	Tolerate = "tolerate-missing-plugin.assay"
 )
 
 // AwaitPlugin waits until containerd has had the agent's plugin so many times since the

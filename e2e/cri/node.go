@@ -37,9 +37,7 @@ const patience = 90 * time.Second
 // Options is what a test wants of its containerd. The zero value is an ordinary node.
 type Options struct {
 	Snapshotter    string        // overlayfs
-	BaseSpec       string        // path of the base OCI specification of the runtime handler
 	Required       []string      // NRI plugins without which no container is created
-	Tolerate       string        // annotation of pods that need no required plugin
 	RequestTimeout time.Duration // for an NRI plugin's answer; containerd's own is 2s
 	PassThrough    []string      // pod and container annotations that reach the OCI runtime
 }
@@ -77,18 +75,19 @@ func Start(tb testing.TB, suite *harness.Suite, o Options) *Node {
 func Prepare(tb testing.TB, suite *harness.Suite, o Options) *Node {
 	tb.Helper()
 	dir := suite.Scratch(tb)
-	return &Node{
+	n := &Node{
 		Socket: filepath.Join(dir, "containerd.sock"), NRISocket: filepath.Join(dir, "nri.sock"),
 		suite: suite, bin: binaries(tb), dir: dir, config: filepath.Join(dir, "config.toml"), options: o,
 	}
+	if err := os.WriteFile(n.config, []byte(n.configuration()), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return n
 }
 
 // Begin is Start for a node that was prepared.
 func (n *Node) Begin(tb testing.TB) {
 	tb.Helper()
-	if err := os.WriteFile(n.config, []byte(n.configuration()), 0o600); err != nil {
-		tb.Fatal(err)
-	}
 	n.dial(tb)
 	tb.Cleanup(func() { n.finish(tb) })
 	n.start(tb)

@@ -60,7 +60,7 @@ func (n *Node) TryPod(tb testing.TB, s PodSpec) (*Pod, error) {
 		Labels:       labels(s.Labels, p, uid),
 		Annotations:  s.Annotations,
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent: filepath.Join(n.suite.Cgroup(), uid),
+			CgroupParent: filepath.Join(n.cgroup(), uid),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER},
 			},

@@ -27,10 +27,10 @@ func TestRemovedDuringScan(t *testing.T) {
 	resume := sync.OnceFunc(func() { close(waiting) })
 	t.Cleanup(resume)
 	clamd.Do(fault.Misbehaviour{Before: func() { <-waiting }})
-	read := make(chan error, 1)
+	read := make(chan struct{})
 	go func() {
-		_, err := c.TryExec(t, "cat", "/data/only-here")
-		read <- err
+		defer close(read)
+		_, _ = c.TryExec(t, "cat", "/data/only-here") // what is said of a container that ends is containerd's
 	}()
 	harness.Eventually(t, "an open waits for the scanner", func() error {
 		if agent.Status(t).Waiting() == 0 {
@@ -42,7 +42,7 @@ func TestRemovedDuringScan(t *testing.T) {
 	c.Kill(t)
 	c.Remove(t) // says if a mount is still there
 	pod.Remove(t)
-	<-read // what it says is containerd's
+	<-read
 	node.RemoveImage(t, name+":test")
 	harness.Eventually(t, "every snapshot of the image and its container is removed", func() error {
 		if now := node.Snapshots(t); !slices.Equal(now, before) {
@@ -158,10 +158,28 @@ func TestNativeSnapshotter(t *testing.T) {
 	}); r.Decision != "allow" || r.Reason != "unguarded" || r.Tenant != "open" {
 		t.Errorf("the record is %+v", r)
 	}
-	if n := agent.Status(t).Reason("open", "unguarded"); n == 0 {
-		t.Error("nothing is counted as unguarded")
+	for _, tenant := range []string{"default", "open"} {
+		if n := agent.Status(t).Reason(tenant, "unguarded"); n != 1 {
+			t.Errorf("tenant %s: %d starts are counted as unguarded, want 1", tenant, n)
+		}
 	}
-	if r := agent.CLI(t, "doctor", "--config", agent.Config()); !strings.Contains(r.Stdout+r.Stderr, "native") {
-		t.Errorf("doctor does not speak of the native snapshotter: %s", r)
+	says := agent.CLI(t, "doctor", "--config", agent.Config(), "--containerd-config", node.config)
+	if says.Code != 1 || !strings.Contains(says.Stdout, "snapshotter native") || !strings.Contains(says.Stdout, "cannot be guarded") {
+		t.Errorf("doctor does not say that containers of the native snapshotter cannot be guarded: %s", says)
 	}
+}
+
+// TestErofsSnapshotter: layers that are file systems of their own, with an overlay on top,
+// are guarded like any.
+func TestErofsSnapshotter(t *testing.T) {
+	node, agent := StartGated(t, suite, Options{Snapshotter: "erofs"}, suite.Hashes(t))
+	observer := node.Observe(t)
+	pod := node.RunPod(t, PodSpec{})
+	c := pod.Start(t, idle())
+	if mounts := command(t, "findmnt", "--list", "--noheadings", "--types", "erofs", "--output", "TARGET"); !strings.Contains(mounts, node.dir) {
+		t.Fatalf("no layer is an erofs: %s", mounts)
+	}
+	wantGuarded(t, "a container with erofs layers", agent, c)
+	agent.AwaitRecord(t, "the denied open", denied(c))
+	wantNothingThrough(t, "all of it", observer)
 }

@@ -62,6 +62,20 @@ type Status struct {
 			Leases int    `json:"leases"`
 		} `json:"entries"`
 	} `json:"keeper"`
+	NRI struct {
+		Connected      bool   `json:"connected"`
+		Runtime        string `json:"runtime"`
+		RuntimeVersion string `json:"runtimeVersion"`
+		Connections    uint64 `json:"connections"`
+		Error          string `json:"error"`
+		Running        struct {
+			Containers int `json:"containers"`
+			Guarded    int `json:"guarded"`
+			Failed     int `json:"failed"`
+		} `json:"running"`
+		Hooked uint64 `json:"hooked"`
+		Open   uint64 `json:"open"`
+	} `json:"nri"`
 	TakeOver *struct {
 		Containers int      `json:"containers"`
 		Unguarded  []string `json:"unguarded"`
