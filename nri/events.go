@@ -67,7 +67,7 @@ func (s *session) Synchronize(_ context.Context, pods []*api.PodSandbox, contain
 		}
 	}
 	s.plugin.log.Info("containers that run are announced (NRI)", "containers", len(running))
-	s.plugin.late.begin(s.agent, s.plugin, running)
+	s.plugin.late.begin(s.agent, s.plugin, running) //nolint:contextcheck // outlasts the request
 	return nil, nil
 }
 
@@ -110,7 +110,7 @@ func (s *session) StartContainer(_ context.Context, pod *api.PodSandbox, contain
 	case err == nil && c.PID == 0 && p.hooked(container):
 		return nil // some runtimes do not tell the process; the hook has judged it
 	case err == nil:
-		err = s.announce(c)
+		err = s.announce(c) //nolint:contextcheck // outlasts the request
 	}
 	if err == nil {
 		return nil
@@ -124,12 +124,13 @@ func (s *session) StartContainer(_ context.Context, pod *api.PodSandbox, contain
 }
 
 // announce guards a container while the runtime waits. The runtime's own context is not
-// the bound: if the runtime goes away meanwhile, the container may live.
+// the bound, nor is the connection: if the runtime goes away meanwhile, the container
+// may live.
 func (s *session) announce(c announce.Container) error {
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf("the runtime's message is not usable: %w", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(s.life, time.Duration(s.bound.Load()), errSlow)
+	ctx, cancel := context.WithTimeoutCause(s.agent, time.Duration(s.bound.Load()), errSlow)
 	defer cancel()
 	_, err := s.plugin.ask(ctx, c)
 	return err
@@ -159,9 +160,9 @@ func (s *session) RemoveContainer(_ context.Context, _ *api.PodSandbox, containe
 	if id == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(s.life, time.Duration(s.bound.Load()), errSlow)
+	ctx, cancel := context.WithTimeoutCause(s.agent, time.Duration(s.bound.Load()), errSlow)
 	defer cancel()
-	_, err := call(ctx, s.plugin, "Release", func() (bool, error) {
+	_, err := call(ctx, s.plugin, "Release", func() (bool, error) { //nolint:contextcheck // outlasts the request
 		return s.plugin.opts.Agent.Release(id, "removed by the runtime"), nil
 	})
 	if err != nil {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/containerd/log"
 	nrilog "github.com/containerd/nri/pkg/log"
+	"github.com/sirupsen/logrus"
 )
 
 // A logger lets the stub write to our log. What is news to the stub is detail to us.
@@ -33,4 +35,13 @@ func (l *logger) print(ctx context.Context, level slog.Level, format string, arg
 	if l.log.Enabled(ctx, level) {
 		l.log.Log(ctx, level, "NRI: "+fmt.Sprintf(format, args...))
 	}
+}
+
+// withLog lets what serves the runtime's requests under ctx write to our log: it knows
+// one by its context. It complains of every connection that ends under a reply.
+func (p *Plugin) withLog(ctx context.Context) context.Context {
+	l := logrus.New()
+	l.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true})
+	l.SetOutput(slog.NewLogLogger(p.log.Handler(), slog.LevelDebug).Writer())
+	return log.WithLogger(ctx, logrus.NewEntry(l))
 }

@@ -80,6 +80,9 @@ type Plugin struct {
 	end     context.CancelFunc // ends the present connection
 	resumed chan struct{}      // closed when given is 0 again; nil while it is
 	state   connectionState
+
+	over     bool           // no handler may begin
+	handlers sync.WaitGroup // those that run
 }
 
 // New returns a plugin. It connects with [Plugin.Run], or when it is given a connection
@@ -121,7 +124,7 @@ func or[T comparable](v, instead T) T {
 func (p *Plugin) Known(id string) (announce.Container, bool) { return p.expected.get(id) }
 
 // Run keeps a connection to the runtime's socket until ctx ends. While [Plugin.Serve]
-// has a connection, Run makes none.
+// has a connection, Run makes none. A plugin runs once.
 func (p *Plugin) Run(ctx context.Context) {
 	pause := p.firstPause
 	for ctx.Err() == nil && p.awaitResumed(ctx) {
@@ -135,11 +138,25 @@ func (p *Plugin) Run(ctx context.Context) {
 		if lasted >= p.longestPause {
 			pause = p.firstPause
 		}
-		p.lost(err)
+		p.lost(err) //nolint:contextcheck // logs
 		wait(ctx, pause/2+rand.N(pause/2+1))
 		pause = min(2*pause, p.longestPause)
 	}
+	p.mu.Lock()
+	p.over = true
+	p.mu.Unlock()
+	p.handlers.Wait()
 	p.late.stop()
+}
+
+// enter lets a handler begin, unless Run has ended.
+func (p *Plugin) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.handlers.Add(1)
+	}
+	return !p.over
 }
 
 // wait returns when d is over, or ctx.
@@ -177,7 +194,7 @@ func (p *Plugin) Serve(ctx context.Context, conn net.Conn) error {
 	defer p.resume()
 	_, err := p.use(ctx, conn, PreInstalled)
 	if ctx.Err() == nil && !errors.Is(err, errEnded) {
-		p.lost(err)
+		p.lost(err) //nolint:contextcheck // logs
 	}
 	return err
 }
@@ -234,8 +251,8 @@ func (p *Plugin) use(ctx context.Context, conn net.Conn, mode Mode) (time.Durati
 		return 0, errEnded
 	}
 	defer p.ended()
-	s := &session{plugin: p, agent: ctx, life: life, mode: mode}
-	return s.run(conn)
+	s := &session{plugin: p, agent: ctx, life: life, mode: mode, registered: make(chan struct{})}
+	return s.run(conn) //nolint:contextcheck // the session has it
 }
 
 // begin makes end the way to end the present connection. It is false for one of our own

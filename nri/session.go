@@ -31,22 +31,20 @@ type session struct {
 	mode   Mode
 	stub   stub.Stub
 
+	registered chan struct{} // closed when the runtime has taken us, and has yet to configure us
+
 	bound atomic.Int64 // of a handler, a time.Duration; set when the runtime configures us
 
 	configuring sync.Mutex // held while the stub is configured
 	configured  bool       // by the runtime or by us
 	gaveUp      bool       // it is us
-
-	mu       sync.Mutex
-	closed   bool           // no handler may begin
-	handlers sync.WaitGroup // those that run
 }
 
 // run is the session on conn, which it closes. It returns how long the session was in
 // use and why it ended.
 func (s *session) run(conn net.Conn) (time.Duration, error) {
 	t := &trunk{Conn: conn, lost: make(chan struct{})}
-	defer s.close(t)
+	defer func() { _ = t.Close() }()
 	var err error
 	s.stub, err = stub.New(s,
 		stub.WithLogger(&logger{s.plugin.log}), // first: the others log
@@ -55,7 +53,10 @@ func (s *session) run(conn net.Conn) (time.Duration, error) {
 		stub.WithConnection(t),
 		// Not FailRequest: ARCHITECTURE.md, Decisions.
 		stub.WithFailurePolicy(&api.FailurePolicy{KeepConnected: true}),
-		stub.WithTTRPCOptions(nil, []ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(s.intercept)}),
+		stub.WithTTRPCOptions(
+			[]ttrpc.ClientOpts{ttrpc.WithUnaryClientInterceptor(s.observe)},
+			[]ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(s.intercept)},
+		),
 	)
 	if err != nil {
 		return 0, fmt.Errorf("the plugin cannot be made: %w", err)
@@ -80,7 +81,7 @@ func (s *session) run(conn net.Conn) (time.Duration, error) {
 // So if the runtime does not do it, we do.
 func (s *session) start(t *trunk) error {
 	started := make(chan error, 1)
-	go func() { started <- s.stub.Start(s.life) }()
+	go func() { started <- s.stub.Start(s.plugin.withLog(s.life)) }()
 	timer := time.NewTimer(s.plugin.patience)
 	defer timer.Stop()
 	var why error
@@ -95,10 +96,24 @@ func (s *session) start(t *trunk) error {
 		why = errEnded
 	}
 	_ = t.Close() // ends a registration under way
-	s.giveUp()
-	<-started
+	select {
+	case <-started: //nolint:errcheck // why says more
+	case <-s.registered:
+		s.giveUp()
+		<-started //nolint:errcheck // why says more
+	}
 	s.stub.Stop() // if it was faster
 	return why
+}
+
+// observe is around our own requests. After the one that registers us the stub waits to
+// be configured.
+func (s *session) observe(ctx context.Context, request *ttrpc.Request, reply *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	err := invoke(ctx, request, reply)
+	if err == nil && reply.GetStatus().GetCode() == 0 && request.GetMethod() == registerMethod {
+		close(s.registered) // it is sent once
+	}
+	return err
 }
 
 // giveUp answers the stub's wait for its configuration, if the runtime has not.
@@ -114,32 +129,13 @@ func (s *session) giveUp() {
 	}
 }
 
-// close ends the connection and waits for the handlers, which end with it.
-func (s *session) close(t *trunk) {
-	_ = t.Close()
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.handlers.Wait()
-}
-
-// enter lets a handler begin, unless the session is over.
-func (s *session) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.handlers.Add(1)
-	}
-	return !s.closed
-}
-
 // intercept is around every request of the runtime: no panic gets out of a handler, and
-// no handler outlasts the session.
+// no handler outlasts Run.
 func (s *session) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (reply any, err error) {
-	if !s.enter() {
+	if !s.plugin.enter() {
 		return nil, errEnded
 	}
-	defer s.handlers.Done()
+	defer s.plugin.handlers.Done()
 	defer s.plugin.recovered(info.FullMethod, &err)
 	if info.FullMethod == configureMethod {
 		return s.configureOnce(ctx, unmarshal, method)
@@ -162,8 +158,11 @@ func (s *session) configureOnce(ctx context.Context, unmarshal ttrpc.Unmarshaler
 	})
 }
 
-// configureMethod is the full name of the request that configures a plugin.
-const configureMethod = "/nri.pkg.api.v1alpha1.Plugin/Configure"
+// The names of the requests that register a plugin, and that configure it.
+const (
+	registerMethod  = "RegisterPlugin"
+	configureMethod = "/nri.pkg.api.v1alpha1.Plugin/Configure"
+)
 
 // recovered turns a panic under it into an error. It is to be deferred.
 func (p *Plugin) recovered(what string, err *error) {

@@ -109,21 +109,21 @@ func startAll(tb testing.TB, containers []*Container) []time.Duration {
 }
 
 // memory returns a process's resident memory in KiB.
-func memory(t testing.TB, pid int) int {
-	t.Helper()
+func memory(tb testing.TB, pid int) int {
+	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
 		if size, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kib, err := strconv.Atoi(strings.Fields(size)[0])
 			if err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			return kib
 		}
 	}
-	t.Fatalf("process %d says nothing of its memory", pid)
+	tb.Fatalf("process %d says nothing of its memory", pid)
 	return 0
 }
