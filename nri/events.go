@@ -82,19 +82,24 @@ func (s *session) CreateContainer(_ context.Context, pod *api.PodSandbox, contai
 		return nil, nil, nil
 	}
 	if err := complete(&c); err != nil {
+		p.opts.Agent.Unguarded(c, err)
 		return nil, nil, p.refuse(c, policy, err)
 	}
 	if p.hooked(container) {
 		return nil, nil, nil
 	}
 	if len(p.opts.Hook) == 0 {
-		return nil, nil, p.refuse(c, policy, errors.New("there is no hook to put into it (set nri.hook to the path of assay-hook on the host)"))
+		p.opts.Agent.Unguarded(c, errNoHook)
+		return nil, nil, p.refuse(c, policy, errNoHook)
 	}
 	adjustment := &api.ContainerAdjustment{}
 	adjustment.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{p.hook()}})
 	p.counters.injected.Add(1)
 	return adjustment, nil, nil
 }
+
+// errNoHook says that a container which must not run unguarded cannot be made sure of.
+var errNoHook = errors.New("there is no hook to put into it (set nri.hook to the path of assay-hook on the host)")
 
 // StartContainer announces a container whose first process exists and waits.
 func (s *session) StartContainer(_ context.Context, pod *api.PodSandbox, container *api.Container) error {
@@ -106,13 +111,16 @@ func (s *session) StartContainer(_ context.Context, pod *api.PodSandbox, contain
 		return nil
 	}
 	err := complete(&c)
-	switch {
-	case err == nil && c.PID == 0 && p.hooked(container):
+	if err == nil && c.PID == 0 && p.hooked(container) {
 		return nil // some runtimes do not tell the process; the hook has judged it
-	case err == nil:
-		err = s.announce(c) //nolint:contextcheck // outlasts the request
 	}
 	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		err = fmt.Errorf("the runtime's message is not usable: %w", err)
+		p.opts.Agent.Unguarded(c, err)
+	} else if err = s.announce(c); err == nil { //nolint:contextcheck // outlasts the request
 		return nil
 	}
 	if policy.Closed {
@@ -127,9 +135,6 @@ func (s *session) StartContainer(_ context.Context, pod *api.PodSandbox, contain
 // the bound, nor is the connection: if the runtime goes away meanwhile, the container
 // may live.
 func (s *session) announce(c announce.Container) error {
-	if err := c.Validate(); err != nil {
-		return fmt.Errorf("the runtime's message is not usable: %w", err)
-	}
 	ctx, cancel := context.WithTimeoutCause(s.agent, time.Duration(s.bound.Load()), errSlow)
 	defer cancel()
 	_, err := s.plugin.ask(ctx, c)

@@ -314,12 +314,22 @@ func TestMessagesLack(t *testing.T) {
 			if err := s.StartContainer(t.Context(), m.pod, m.container); err == nil {
 				t.Error("it starts")
 			}
+			want := 1
+			if err != nil {
+				want = 2
+			}
+			if said := agent.saidUnguarded(); len(said) != want {
+				t.Errorf("the agent heard %q, want %d of them", said, want)
+			}
 			agent.policy = always(Policy{})
 			if _, _, err := s.CreateContainer(t.Context(), m.pod, m.container); err != nil {
 				t.Errorf("creation of one that may run unguarded: %v", err)
 			}
 			if err := s.StartContainer(t.Context(), m.pod, m.container); err != nil {
 				t.Errorf("start of one that may run unguarded: %v", err)
+			}
+			if said := agent.saidUnguarded(); len(said) != 1 {
+				t.Errorf("of one that may run unguarded the agent heard %q", said)
 			}
 			if _, err := s.Synchronize(t.Context(), []*api.PodSandbox{m.pod}, []*api.Container{m.container}); err != nil {
 				t.Error(err)

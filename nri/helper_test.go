@@ -32,6 +32,7 @@ type testAgent struct {
 	release  func(id string) bool
 
 	mu        sync.Mutex
+	unguarded []string // why
 	announced []announce.Container
 	released  []string
 }
@@ -52,6 +53,21 @@ func (a *testAgent) Policy(c announce.Container) Policy {
 		return Policy{Tenant: "web", Closed: true}
 	}
 	return a.policy(c)
+}
+
+func (a *testAgent) Unguarded(_ announce.Container, why error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unguarded = append(a.unguarded, why.Error())
+}
+
+// saidUnguarded returns and forgets why containers could not be announced.
+func (a *testAgent) saidUnguarded() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	said := a.unguarded
+	a.unguarded = nil
+	return said
 }
 
 func (a *testAgent) Release(id, _ string) bool {

@@ -25,6 +25,9 @@ type Agent interface {
 	Announce(ctx context.Context, c announce.Container) (announce.Guarded, error)
 	// Policy says what holds for a container before it exists. It answers from memory.
 	Policy(c announce.Container) Policy
+	// Unguarded hears why a container could not even be announced, to count and record
+	// what becomes of it.
+	Unguarded(c announce.Container, why error)
 	// Release ends the guard of a container that the runtime has removed. It reports
 	// whether there was one.
 	Release(id, why string) bool

@@ -27,6 +27,9 @@ type guarding struct{ *agent }
 // Policy implements [nri.Agent].
 func (g guarding) Policy(c announce.Container) nri.Policy { return nri.Policy(g.guard.StartPolicy(&c)) }
 
+// Unguarded implements [nri.Agent].
+func (g guarding) Unguarded(c announce.Container, why error) { g.guard.Unguarded(c, why) }
+
 // Release implements [nri.Agent].
 func (g guarding) Release(id, why string) bool { return g.guard.Release(id, why) }
 

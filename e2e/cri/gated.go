@@ -46,12 +46,14 @@ func (n *Node) BeginGated(tb testing.TB, agent *harness.Agent) {
 
 // Install configures a node that has not started as an administrator does, so that the
 // hook of an agent is in the base specification of every container, and the agent's plugin
-// is a required one.
-func (n *Node) Install(tb testing.TB, agent *harness.Agent) {
+// is a required one; more are further flags of assay install containerd.
+func (n *Node) Install(tb testing.TB, agent *harness.Agent, more ...string) {
 	tb.Helper()
-	command(tb, n.suite.Bin("assay"), "install", "containerd", "--edit", "--require-plugin",
+	command(tb, n.suite.Bin("assay"), append([]string{
+		"install", "containerd", "--edit", "--require-plugin",
 		"--config", n.config, "--dir", filepath.Join(n.dir, "conf.d"), "--socket", agent.Socket,
-		"--containerd", filepath.Join(n.bin, "containerd"), "--hook", n.suite.Bin("assay-hook"))
+		"--containerd", filepath.Join(n.bin, "containerd"), "--hook", n.suite.Bin("assay-hook"),
+	}, more...)...)
 }
 
 const (

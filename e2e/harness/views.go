@@ -67,6 +67,7 @@ type Status struct {
 		Runtime        string `json:"runtime"`
 		RuntimeVersion string `json:"runtimeVersion"`
 		Connections    uint64 `json:"connections"`
+		Connection     string `json:"connection"`
 		Error          string `json:"error"`
 		Running        struct {
 			Containers int `json:"containers"`

@@ -49,6 +49,12 @@ func (g *Guard) unguarded(a *announce.Container, why error) (announce.Guarded, e
 	return announce.Guarded{ID: a.ID, Tenant: p.Tenant, Unguarded: why.Error()}, nil
 }
 
+// Unguarded counts and records what becomes of a container that could not even be
+// announced, and why.
+func (g *Guard) Unguarded(a announce.Container, why error) {
+	g.tellUnguarded(&a, g.StartPolicy(&a), why)
+}
+
 // unknown says, and records, that a container is refused because it cannot be told
 // whose it is: no tenant's policy can let it start.
 func (g *Guard) unknown(a *announce.Container, why error) error {
