@@ -82,9 +82,13 @@ func isHook(h *api.Hook) bool {
 
 // hook is the hook to put into a container.
 func (p *Plugin) hook() *api.Hook {
+	args := slices.Clone(p.opts.Hook)
+	if r := p.runtime(); r != "" {
+		args = append(args, "--runtime", string(r))
+	}
 	return &api.Hook{
 		Path:    p.opts.Hook[0],
-		Args:    append(slices.Clone(p.opts.Hook), hookStage),
+		Args:    append(args, hookStage),
 		Timeout: api.Int(int((p.opts.HookTimeout + time.Second - 1) / time.Second)),
 	}
 }

@@ -120,7 +120,7 @@ func (b *logBook) logger() *slog.Logger {
 func newPlugin(t *testing.T, agent Agent, socket string) (*Plugin, *logBook) {
 	t.Helper()
 	book := &logBook{}
-	p := New(Options{Agent: agent, Socket: socket, Hook: []string{"/usr/bin/env", "/opt/assay/assay-hook", "--runtime", "containerd"}, Logger: book.logger()})
+	p := New(Options{Agent: agent, Socket: socket, Hook: []string{"/usr/bin/env", "/opt/assay/assay-hook"}, Logger: book.logger()})
 	p.firstPause, p.longestPause = time.Millisecond, 10*time.Millisecond
 	p.late.pause = time.Millisecond
 	return p, book

@@ -46,8 +46,8 @@ type Options struct {
 	Socket string // the runtime's; default api.DefaultSocketPath
 	Name   string // under which the plugin registers; default "assay"
 	Index  string // two digits, its order among plugins; default "10"
-	// Hook is the program and the arguments of the OCI hook, without the stage, that is
-	// put into containers which must not run unguarded. Without one they are refused.
+	// Hook is the program and the arguments of the OCI hook, without the runtime and the
+	// stage, that is put into containers which must not run unguarded. Without one they are refused.
 	Hook []string
 	// HookTimeout is how long the runtime lets the hook run. It has to be longer than
 	// the hook's own, which says what it waited for. Default 40 s.

@@ -75,7 +75,7 @@ func (a *agent) newPlugin() *nri.Plugin {
 	cfg := a.config.NRI
 	return nri.New(nri.Options{
 		Agent: guarding{a}, Socket: cfg.Socket, Index: cfg.Index, Expected: cfg.Mode == tenant.NRIOn,
-		Hook:   []string{hookPath(cfg.Hook), "--socket", a.config.Socket, "--runtime", string(announce.Containerd)},
+		Hook:   []string{hookPath(cfg.Hook), "--socket", a.config.Socket},
 		Logger: a.log,
 	})
 }
