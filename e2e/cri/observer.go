@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -91,9 +92,24 @@ func (n *Node) Observe(tb testing.TB) *Observer {
 		<-done
 	})
 	n.Plug(tb, "99", "observer", Hooks{Start: func(_ *api.PodSandbox, c *api.Container) error {
-		return o.Mark(int(c.GetPid()))
+		pid, err := n.firstProcess(c.GetId())
+		if err != nil {
+			return err
+		}
+		return o.Mark(pid)
 	}})
 	return o
+}
+
+// firstProcess returns the pid of a container's first process by the shim's account. The
+// event's own is 0 if containerd waited for the shim's answer for longer than two seconds, as
+// on a busy machine (timeouts, io.containerd.timeout.task.state).
+func (n *Node) firstProcess(id string) (int, error) {
+	text, err := os.ReadFile(filepath.Join(n.dir, "state/io.containerd.runtime.v2.task/k8s.io", id, "init.pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(string(text))
 }
 
 // listed returns the hashes of a list's files.
