@@ -41,7 +41,7 @@ func refuse(status int, cause error, remedy, format string, args ...any) error {
 // container is exempt, or it cannot be guarded and its tenant lets it start all the
 // same; so it may run. Announcing the same container again returns the same.
 func (g *Guard) Announce(ctx context.Context, a announce.Container) (announce.Guarded, error) {
-	if g.opts.Complete != nil {
+	if g.opts.Complete != nil && !g.guards(&a) {
 		if err := g.opts.Complete(ctx, &a); err != nil {
 			return announce.Guarded{}, g.unknown(&a, err)
 		}

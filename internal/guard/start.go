@@ -35,6 +35,15 @@ func (g *Guard) StartPolicy(a *announce.Container) StartPolicy {
 // exempts reports whether the platform has decided that a container gets no marks.
 func (g *Guard) exempts(a *announce.Container) bool { return g.StartPolicy(a).Exempt }
 
+// guards reports whether the container is guarded already: nothing more need be known of
+// one that the hook and the plugin announce, or the plugin whenever it connects.
+func (g *Guard) guards(a *announce.Container) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.containers[a.ID]
+	return c != nil && c.info.PID == a.PID && c.proc.alive() == nil
+}
+
 // unguarded says what becomes of a container that cannot be guarded, and records it. A
 // container that has ended needs no gate, and an agent that ends has judged nothing.
 func (g *Guard) unguarded(a *announce.Container, why error) (announce.Guarded, error) {
@@ -86,15 +95,15 @@ func (g *Guard) tellUnguarded(a *announce.Container, p StartPolicy, why error) {
 
 // late records a container that was running before it was guarded.
 func (c *container) late() {
-	detail := "it was running before it was guarded: what it opened until now was not scanned, and may still be open or mapped"
+	since := "some time"
 	if age, err := c.proc.age(); err == nil {
-		detail = "it had been running for " + age.Round(time.Second).String() +
-			" before it was guarded: what it opened until then was not scanned, and may still be open or mapped"
+		since = age.Round(time.Second).String()
 	}
 	c.guard.log.Warn("a container ran unguarded until now", "container", c.info.ID, "tenant", c.pool.Load().name,
 		"remedy", "restart it if you do not trust what it has opened")
 	c.guard.records.Append(audit.Record{
 		Time: time.Now(), Tenant: c.pool.Load().name, Container: c.named(), Op: audit.OpLate,
-		PID: c.info.PID, Exe: exeOf(c.info.PID), Source: sourcePolicy, Reason: audit.ReasonLate, Detail: detail,
+		PID: c.info.PID, Exe: exeOf(c.info.PID), Source: sourcePolicy, Reason: audit.ReasonLate,
+		Detail: "it had been running for " + since + " before it was guarded: what it opened until then was not scanned, and may still be open or mapped",
 	})
 }

@@ -88,6 +88,27 @@ func TestKernelStartUnknown(t *testing.T) {
 	}
 }
 
+// TestKernelStartAgain: what is missing of a container is asked for once, however often
+// it is announced.
+func TestKernelStartAgain(t *testing.T) {
+	asked := 0
+	r := newRig(t, newContains(), config(), func(o *Options) {
+		o.Complete = func(context.Context, *announce.Container) error {
+			asked++
+			return nil
+		}
+	})
+	c := kerneltest.NewContainer(t, samples(), "")
+	for range 3 {
+		if g := r.announced(t, c); g.Marks == 0 {
+			t.Errorf("the reply is %+v", g)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("it was asked %d times", asked)
+	}
+}
+
 // TestKernelLate: a container that ran before it was guarded is recorded as such, once,
 // and guarded from then on.
 func TestKernelLate(t *testing.T) {
