@@ -8,12 +8,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/assay-project/assay/internal/announce"
 	"github.com/assay-project/assay/internal/api"
-	"github.com/assay-project/assay/internal/containerd"
-	"github.com/assay-project/assay/internal/layer"
 	"github.com/assay-project/assay/internal/tenant"
 	"github.com/assay-project/assay/nri"
 )
@@ -32,24 +29,6 @@ func (g guarding) Unguarded(c announce.Container, why error) { g.guard.Unguarded
 
 // Release implements [nri.Agent].
 func (g guarding) Release(id, why string) bool { return g.guard.Release(id, why) }
-
-// openContainerd makes the client of containerd, which connects when it is first asked.
-func (a *agent) openContainerd() (err error) {
-	a.containerd, err = containerd.New(containerd.Options{
-		Socket: a.config.Containerd.Socket, Namespace: a.config.Containerd.Namespace,
-	})
-	if err != nil {
-		return err
-	}
-	a.memory.Containerd = layer.NewContainerd(a.memory.Host, a.containerd)
-	return nil
-}
-
-func (a *agent) closeContainerd() {
-	if err := a.containerd.Close(); err != nil {
-		a.log.Warn("the client of containerd did not close", "error", err)
-	}
-}
 
 // attach connects to the container runtime, until ctx ends or detach is called.
 func (a *agent) attach(ctx context.Context) (detach func()) {
@@ -75,21 +54,22 @@ func (a *agent) newPlugin() *nri.Plugin {
 	cfg := a.config.NRI
 	return nri.New(nri.Options{
 		Agent: guarding{a}, Socket: cfg.Socket, Index: cfg.Index, Expected: cfg.Mode == tenant.NRIOn,
-		Hook:   []string{hookPath(cfg.Hook), "--socket", a.config.Socket},
-		Logger: a.log,
+		Hook: hookCommand(cfg.Hook, a.config.Socket), Logger: a.log,
 	})
 }
 
-// hookPath is the hook program as the runtime sees it.
-func hookPath(configured string) string {
-	if configured != "" {
-		return configured
+// hookCommand is the hook as the runtime starts it: the configured program, or the one
+// beside our own. It is nil where that is not known: then containers that must not run
+// unguarded are refused, with this for a reason.
+func hookCommand(program, socket string) []string {
+	if program == "" {
+		own, err := os.Executable()
+		if err != nil {
+			return nil
+		}
+		program = filepath.Join(filepath.Dir(own), hookProgram)
 	}
-	own, err := os.Executable()
-	if err != nil {
-		return "" // containers that must not run unguarded are refused, with this for a reason
-	}
-	return filepath.Join(filepath.Dir(own), hookProgram)
+	return []string{program, "--socket", socket}
 }
 
 // ServeNRI serves the plugin on a connection that the runtime made.
@@ -100,66 +80,6 @@ func (a *agent) ServeNRI(ctx context.Context, conn net.Conn) error {
 	// The request is the launcher's life: with it the runtime has gone.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	return a.plugin.Serve(a.life, conn) //nolint:contextcheck // what the connection has begun outlasts it
-}
-
-// complete adds what the runtime's plugin or containerd know of a container and its
-// announcement lacks.
-func (a *agent) complete(ctx context.Context, c *announce.Container) error {
-	if a.plugin != nil {
-		if known, ok := a.plugin.Known(c.ID); ok {
-			fill(c, &known)
-		}
-	}
-	if c.Runtime != announce.Containerd || c.PodLabels != nil && c.ImageDigest != "" {
-		return nil
-	}
-	a.mu.Lock()
-	needed := c.PodLabels == nil && a.config.AsksPodLabels()
-	a.mu.Unlock()
-	if !needed {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, namesPatience)
-		defer cancel()
-	}
-	d, err := a.containerd.Describe(ctx, c.ID)
-	if err != nil && needed {
-		return fmt.Errorf("the configuration selects tenants by pod labels, and these are not known: %w", err)
-	}
-	if err != nil {
-		a.log.Warn("containerd does not tell of a container: records will lack what it knows", "container", c.ID, "error", err)
-		return nil
-	}
-	fill(c, &announce.Container{
-		Namespace: d.Namespace, PodLabels: d.PodLabels, Name: d.Name, Pod: d.Pod, PodUID: d.PodUID,
-		Image: d.Image, ImageDigest: d.ImageDigest,
-	})
-	return nil
-}
-
-// namesPatience is how long a container that starts waits for what only names it in
-// records.
-const namesPatience = 300 * time.Millisecond
-
-// fill gives c what it lacks of known.
-func fill(c, known *announce.Container) {
-	for _, f := range []struct{ to, from *string }{
-		{&c.Namespace, &known.Namespace},
-		{&c.Name, &known.Name},
-		{&c.Pod, &known.Pod},
-		{&c.PodUID, &known.PodUID},
-		{&c.Image, &known.Image},
-		{&c.ImageDigest, &known.ImageDigest},
-	} {
-		if *f.to == "" {
-			*f.to = *f.from
-		}
-	}
-	if c.PodLabels == nil {
-		c.PodLabels = known.PodLabels
-	}
-	if c.Runtime == "" {
-		c.Runtime = known.Runtime
-	}
 }
 
 // nriStatus describes the connection to the runtime.
