@@ -1,6 +1,7 @@
 package nri
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,10 +98,10 @@ func New(o Options) *Plugin {
 	for _, name := range []string{api.PluginNameEnvVar, api.PluginIdxEnvVar, api.PluginSocketEnvVar} {
 		_ = os.Unsetenv(name) // fails only for names that cannot be set
 	}
-	o.Socket = or(o.Socket, api.DefaultSocketPath)
-	o.Name = or(o.Name, "assay")
-	o.Index = or(o.Index, "10")
-	o.HookTimeout = or(o.HookTimeout, 40*time.Second)
+	o.Socket = cmp.Or(o.Socket, api.DefaultSocketPath)
+	o.Name = cmp.Or(o.Name, "assay")
+	o.Index = cmp.Or(o.Index, "10")
+	o.HookTimeout = cmp.Or(o.HookTimeout, 40*time.Second)
 	p := &Plugin{
 		opts: o, log: o.Logger,
 		firstPause: firstPause, longestPause: longestPause, patience: patience,
@@ -110,15 +111,6 @@ func New(o Options) *Plugin {
 	}
 	p.turn <- struct{}{}
 	return p
-}
-
-// or returns v, or what stands for it if it is the zero value.
-func or[T comparable](v, instead T) T {
-	var zero T
-	if v == zero {
-		return instead
-	}
-	return v
 }
 
 // Known returns what the runtime has said of a container that it has created, without

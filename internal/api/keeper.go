@@ -49,9 +49,6 @@ type TakeOverStatus struct {
 }
 
 func fillKeeper(st *Status) {
-	if st.NRI.Mode == "" {
-		st.NRI.Mode = NRIOff
-	}
 	if st.Keeper.Backend == "" {
 		st.Keeper.Backend = KeeperOff
 	}

@@ -95,6 +95,12 @@ type NRIProgress struct {
 	Error      string `json:"error,omitempty"`
 }
 
+func fillNRI(n *NRIStatus) {
+	if n.Mode == "" {
+		n.Mode = NRIOff
+	}
+}
+
 // NRIVariable is the environment variable with which a runtime names its connection's
 // descriptor to a plugin that it starts (github.com/containerd/nri/pkg/api,
 // PluginSocketEnvVar).

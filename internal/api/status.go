@@ -113,6 +113,7 @@ func fillEmpty(st *Status) {
 	}
 	fillAhead(&st.Ahead)
 	fillKeeper(st)
+	fillNRI(&st.NRI)
 	st.Cache.HitRate = HitRate(st.Cache.Hits, st.Cache.Misses)
 	notNilMap(&st.Store.Lost)
 	notNilMap(&st.Marks.Skipped)

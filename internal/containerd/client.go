@@ -26,6 +26,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,16 +130,10 @@ func New(o Options) (*Client, error) {
 
 // complete fills in the defaults.
 func (o Options) complete() Options {
-	if o.Socket == "" {
-		o.Socket = DefaultSocket
+	return Options{
+		Socket: cmp.Or(o.Socket, DefaultSocket), Namespace: cmp.Or(o.Namespace, DefaultNamespace),
+		Patience: cmp.Or(o.Patience, DefaultPatience),
 	}
-	if o.Namespace == "" {
-		o.Namespace = DefaultNamespace
-	}
-	if o.Patience == 0 {
-		o.Patience = DefaultPatience
-	}
-	return o
 }
 
 // Close ends the connection. Questions under way fail.

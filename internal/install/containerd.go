@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,24 +100,14 @@ func Containerd(ctx context.Context, opts ContainerdOptions) (ContainerdResult, 
 }
 
 func (o ContainerdOptions) withDefaults() ContainerdOptions {
-	if o.Containerd == "" {
-		o.Containerd = targetContainerd
-	}
-	if o.Config == "" {
-		o.Config = DefaultContainerdConfig
-	}
-	if o.Dir == "" {
-		o.Dir = DefaultContainerdDir
-	}
-	if o.Socket == "" {
-		o.Socket = hook.DefaultSocket
-	}
+	o.Containerd = cmp.Or(o.Containerd, targetContainerd)
+	o.Config = cmp.Or(o.Config, DefaultContainerdConfig)
+	o.Dir = cmp.Or(o.Dir, DefaultContainerdDir)
+	o.Socket = cmp.Or(o.Socket, hook.DefaultSocket)
 	if o.Exempt == nil {
 		o.Exempt = []string{DefaultExempt}
 	}
-	if o.Timeout == 0 {
-		o.Timeout = hook.DefaultTimeout
-	}
+	o.Timeout = cmp.Or(o.Timeout, hook.DefaultTimeout)
 	o.Config, o.Dir, o.HookPath = filepath.Clean(o.Config), filepath.Clean(o.Dir), filepath.Clean(o.HookPath)
 	return o
 }

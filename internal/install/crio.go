@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -48,18 +49,12 @@ func UninstallCRIO(opts CRIOOptions) (Result, error) {
 }
 
 func (o CRIOOptions) withDefaults() CRIOOptions {
-	if o.HooksDir == "" {
-		o.HooksDir = DefaultHooksDir
-	}
-	if o.Socket == "" {
-		o.Socket = hook.DefaultSocket
-	}
+	o.HooksDir = cmp.Or(o.HooksDir, DefaultHooksDir)
+	o.Socket = cmp.Or(o.Socket, hook.DefaultSocket)
 	if o.Exempt == nil {
 		o.Exempt = []string{DefaultExempt}
 	}
-	if o.Timeout == 0 {
-		o.Timeout = hook.DefaultTimeout
-	}
+	o.Timeout = cmp.Or(o.Timeout, hook.DefaultTimeout)
 	o.HooksDir, o.HookPath = filepath.Clean(o.HooksDir), filepath.Clean(o.HookPath)
 	return o
 }

@@ -9,6 +9,7 @@
 package install
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -74,21 +75,11 @@ func UninstallPodman(opts PodmanOptions) (Result, error) {
 }
 
 func (o PodmanOptions) withDefaults() PodmanOptions {
-	if o.HooksDir == "" {
-		o.HooksDir = DefaultHooksDir
-	}
-	if o.Socket == "" {
-		o.Socket = hook.DefaultSocket
-	}
-	if o.OnAgentMissing == "" {
-		o.OnAgentMissing = "fail"
-	}
-	if o.Stage == "" {
-		o.Stage = hook.CreateRuntime
-	}
-	if o.Timeout == 0 {
-		o.Timeout = hook.DefaultTimeout
-	}
+	o.HooksDir = cmp.Or(o.HooksDir, DefaultHooksDir)
+	o.Socket = cmp.Or(o.Socket, hook.DefaultSocket)
+	o.OnAgentMissing = cmp.Or(o.OnAgentMissing, "fail")
+	o.Stage = cmp.Or(o.Stage, hook.CreateRuntime)
+	o.Timeout = cmp.Or(o.Timeout, hook.DefaultTimeout)
 	o.HooksDir, o.HookPath = filepath.Clean(o.HooksDir), filepath.Clean(o.HookPath)
 	return o
 }
